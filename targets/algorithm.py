@@ -1,0 +1,67 @@
+"""An algorithm: one way to run one kind of kernel on one kind of machine, declared in one place.
+
+An algorithm serves one op (its anchor) and takes the whole region around it: `load` reads the first operand (a
+prologue may be folded into it) and `finish` turns the anchor's result into the region's (bias, activation, residual),
+both at given indices, so the definition and the schedule never know what was fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cnncc.ir.layout import PLAIN, Layout
+from cnncc.targets.target import Target
+
+if TYPE_CHECKING:
+    from tvm import te
+    from tvm.s_tir import Schedule
+
+
+@dataclass(frozen=True)
+class Layouts:
+    """Layouts of the first operand, of the weights as the kernel reads them (None: no weights), and of the result."""
+
+    x: Layout = PLAIN
+    w: Layout | None = None
+    out: Layout = PLAIN
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A modelled time in seconds on the whole machine, with the work it comes from."""
+
+    seconds: float
+    flops: float = 0.0
+    bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One declaration. `P` below is the op's problem record, `T` the algorithm's own frozen tile record.
+
+    applies(P, target) -> str | None: the reason why it does not apply, in words, or None.
+    layouts(P, target) -> Layouts.
+    tiles_for(P, target) -> T: pure, imports no TVM.
+    cost(P, target, T) -> Cost.
+    scratch(P, target, T) -> int: bytes of stack a thread needs.
+    define(P, T, x, w, finish) -> te.Tensor: the result in its physical layout. `x` and `w` are called with physical
+        indices (they are te tensors, or a fused prologue of that form); a symbolic batch is in `x.shape[0]`;
+        `finish(value, logical_index)` must be applied exactly once per element of the result, in its last stage.
+    schedule(sch, P, T, target) -> None: a recipe, one primitive a line. The last stage's block is named "out".
+    error_bound(dtype) -> float: relative to the largest result (0 where it sums the same products as the definition).
+    """
+
+    name: str
+    op: str
+    applies: Callable[[Any, Target], str | None]
+    layouts: Callable[[Any, Target], Layouts]
+    tiles_for: Callable[[Any, Target], Any]
+    cost: Callable[[Any, Target, Any], Cost]
+    define: Callable[[Any, Any, Any, Any, Callable[[Any, tuple[Any, ...]], Any]], te.Tensor]
+    schedule: Callable[[Schedule, Any, Any, Target], None]
+    scratch: Callable[[Any, Target, Any], int] = lambda problem, target, tile: 0
+    error_bound: Callable[[str], float] = lambda dtype: 0.0
+    exact: bool = True  # sums the same products as the definition (allowed under accuracy="strict")
+    weight_op: str | None = None  # IR operation that prepares the weights at compile time, e.g. "winograd_weights"

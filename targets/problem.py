@@ -1,0 +1,170 @@
+"""Problems: frozen one-line descriptors, all that crosses from the graph to a target.
+
+The text of a problem is cache key, benchmark input, test name and bug report at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cnncc.errors import GraphError
+
+_SPATIAL = {1: "w", 2: "hw", 3: "dhw"}
+
+
+@dataclass(frozen=True)
+class ConvProblem:
+    """A convolution of spatial rank 1 to 3. `n` is the name of a symbol where the batch is symbolic; then `hint` is
+    the batch that decisions assume. `pads` are begin per spatial axis, then end per spatial axis. Cross-correlation."""
+
+    n: int | str
+    ic: int
+    oc: int
+    size: tuple[int, ...]
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    dilations: tuple[int, ...]
+    groups: int = 1
+    dtype: str = "f32"
+    hint: int = 1
+
+    @property
+    def rank(self) -> int:
+        """Number of spatial axes."""
+        return len(self.size)
+
+    @property
+    def batch(self) -> int:
+        """The batch that decisions assume."""
+        return self.n if isinstance(self.n, int) else self.hint
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        """Spatial output sizes."""
+        r = self.rank
+        return tuple(
+            (self.size[i] + self.pads[i] + self.pads[r + i] - self.dilations[i] * (self.kernel[i] - 1) - 1) // self.strides[i] + 1
+            for i in range(r)
+        )
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates at the batch that decisions assume."""
+        total = self.batch * self.oc * (self.ic // self.groups)
+        for extent in (*self.out, *self.kernel):
+            total *= extent
+        return total
+
+    def __str__(self) -> str:
+        r = self.rank
+        axes = _SPATIAL[r]
+        size = " ".join(f"{a}{d}" for a, d in zip(axes, self.size, strict=True))
+        begin, end = self.pads[:r], self.pads[r:]
+        parts = [
+            f"conv n{self.n} ic{self.ic} {size} oc{self.oc}",
+            "k" + "x".join(map(str, self.kernel)),
+            "s" + "x".join(map(str, self.strides)),
+            "p" + "x".join(map(str, begin)) + ("" if begin == end else ":" + "x".join(map(str, end))),
+        ]
+        if any(d != 1 for d in self.dilations):
+            parts.append("d" + "x".join(map(str, self.dilations)))
+        if self.groups != 1:
+            parts.append(f"g{self.groups}")
+        if self.dtype != "f32":
+            parts.append(self.dtype)
+        return " ".join(parts)
+
+    @staticmethod
+    def parse(text: str) -> ConvProblem:
+        """Inverse of `str`. Raises GraphError where the text is not a convolution problem."""
+        words = text.split()
+        fields = {"s": "", "p": "", "k": "", "d": "", "g": "1"}
+        numbers: dict[str, str] = {}
+        dtype = "f32"
+        if not words or words[0] != "conv":
+            raise GraphError(f"a convolution problem starts with 'conv', got {text!r}")
+        for word in words[1:]:
+            if word in ("f32", "f64", "f16", "bf16"):
+                dtype = word
+            elif word[:2] in ("ic", "oc"):
+                numbers[word[:2]] = word[2:]
+            elif word[0] in "nhw" or (word[0] == "d" and "k" not in numbers and not fields["k"]):
+                numbers[word[0]] = word[1:]
+            elif word[0] in fields:
+                fields[word[0]] = word[1:]
+            else:
+                raise GraphError(f"unknown word {word!r} in problem {text!r}")
+        try:
+            size = tuple(int(numbers[a]) for a in "dhw" if a in numbers)
+            r = len(size)
+            begin, _, end = fields["p"].partition(":")
+            pads = tuple(map(int, begin.split("x"))) + tuple(map(int, (end or begin).split("x")))
+            n = numbers["n"]
+            return ConvProblem(
+                int(n) if n.isdigit() else n,
+                int(numbers["ic"]),
+                int(numbers["oc"]),
+                size,
+                tuple(map(int, fields["k"].split("x"))),
+                tuple(map(int, fields["s"].split("x"))),
+                pads,
+                tuple(map(int, fields["d"].split("x"))) if fields["d"] else (1,) * r,
+                int(fields["g"]),
+                dtype,
+            )
+        except (KeyError, ValueError) as error:
+            raise GraphError(f"not a convolution problem: {text!r} ({error})") from None
+
+
+@dataclass(frozen=True)
+class MatmulProblem:
+    """y[m, n] = sum_k x[m, k] * w[k, n] (or w[n, k] where `transposed`), `batch` times. `m` may be a symbol's name."""
+
+    m: int | str
+    k: int
+    n: int
+    transposed: bool = False
+    batch: int = 1
+    dtype: str = "f32"
+    hint: int = 1
+
+    @property
+    def rows(self) -> int:
+        """The number of rows that decisions assume."""
+        return self.m if isinstance(self.m, int) else self.hint
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates at the number of rows that decisions assume."""
+        return self.batch * self.rows * self.k * self.n
+
+    def __str__(self) -> str:
+        batch = f" b{self.batch}" if self.batch != 1 else ""
+        return f"matmul{batch} m{self.m} k{self.k} n{self.n}{' nk' if self.transposed else ' kn'}{'' if self.dtype == 'f32' else ' ' + self.dtype}"
+
+
+@dataclass(frozen=True)
+class PoolProblem:
+    """A window reduction (max or average) over spatial axes; geometry as in ConvProblem."""
+
+    op: str  # "max" or "average"
+    n: int | str
+    c: int
+    size: tuple[int, ...]
+    out: tuple[int, ...]
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    dilations: tuple[int, ...]
+    include_pad: bool = False
+    dtype: str = "f32"
+    hint: int = 1
+
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.size))
+        return (
+            f"{self.op}_pool n{self.n} c{self.c} {shape}->{'x'.join(map(str, self.out))} k{'x'.join(map(str, self.kernel))}"
+            f" s{'x'.join(map(str, self.strides))} p{'x'.join(map(str, self.pads))} d{'x'.join(map(str, self.dilations))}"
+            f"{' include_pad' if self.include_pad else ''}{'' if self.dtype == 'f32' else ' ' + self.dtype}"
+        )
