@@ -45,4 +45,6 @@ class ParseError(CnnccError):
         self.column = position - start + 1
         text = source[start : end if end >= 0 else len(source)]
         caret = " " * (position - start) + "^"
-        super().__init__(f"line {self.line}, column {self.column}: {message}\n  {text}\n  {caret}" if source else message)
+        super().__init__(
+            f"line {self.line}, column {self.column}: {message}\n  {text}\n  {caret}" if source else message
+        )

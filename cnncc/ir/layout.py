@@ -90,7 +90,9 @@ class Layout:
     def parse(tag: str) -> Layout:
         """Inverse of `tag`. Raises GraphError where the text is not a tag."""
         match = re.fullmatch(r"([A-Za-z]+?)((?:\d+[a-z])*)", tag)
-        blocks = tuple((ord(letter) - ord("a"), int(f)) for f, letter in _BLOCK.findall(match.group(2))) if match else ()
+        blocks = (
+            tuple((ord(letter) - ord("a"), int(f)) for f, letter in _BLOCK.findall(match.group(2))) if match else ()
+        )
         layout = Layout(blocks)
         if match is None or layout.tag(len(match.group(1))) != tag:
             raise GraphError(f"layout tag must look like aBcd16b (axes in order, blocked ones upper-case), got {tag!r}")

@@ -1,0 +1,36 @@
+"""Kernels in the graph: a node with a body. The body is a graph of ordinary ops; its meaning is the kernel's meaning.
+
+`propose-kernels` makes them, `choose` sets the algorithm and the layouts, `choose-tiles` the tile record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cnncc.ir.graph import Graph, Node, Value
+
+KERNEL = "kernel"
+
+
+@dataclass(frozen=True)
+class KernelAttrs:
+    """algorithm: a name of the target's table, empty while undecided. tile: the algorithm's tile record as pairs."""
+
+    algorithm: str = ""
+    tile: tuple[tuple[str, int | str | bool | tuple[int, ...]], ...] = ()
+
+
+def kernel_node(graph: Graph, body: Graph, operands: Sequence[Value], attrs: KernelAttrs, source: str) -> Node:
+    """A kernel node with fresh result names; the caller inserts it."""
+    types = [v.type for v in body.outputs]
+    names = [graph.fresh_name(v.name) for v in body.outputs]
+    return Node(KERNEL, operands, attrs, types, names, source, body)
+
+
+def anchor(body: Graph) -> Node | None:
+    """The one op of a body that is not evaluated element by element (conv, pool, matmul, ...), if there is one."""
+    from cnncc.ops.registry import lookup
+
+    heavy = [n for n in body.nodes if not lookup(n.op).fusible]
+    return heavy[0] if heavy else None

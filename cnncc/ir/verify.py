@@ -1,0 +1,66 @@
+"""The invariants of the IR, checked after every pass."""
+
+from __future__ import annotations
+
+from cnncc.errors import GraphError, VerifyError
+from cnncc.ir.dims import shape_text
+from cnncc.ir.graph import Graph, Node, Value
+from cnncc.ops.registry import lookup
+
+
+def verify(graph: Graph) -> None:
+    """Raise VerifyError where a value is used before it is defined, a name is taken twice, or a type is wrong."""
+    defined: set[Value] = set()
+    names: set[str] = set()
+
+    def enter(value: Value) -> None:
+        if value.name in names:
+            raise VerifyError(f"%{value.name}: every value needs a name of its own, got this one twice")
+        names.add(value.name)
+        defined.add(value)
+
+    for value in (*graph.inputs, *graph.constants):
+        enter(value)
+    for node in graph.nodes:
+        for operand in node.operands():
+            if operand not in defined:
+                raise VerifyError(f"{node.where}: operands must be defined before use, got %{operand.name}")
+            if not operand.users.get(node):
+                raise VerifyError(f"{node.where}: missing from the users of %{operand.name}")
+        _verify_types(node)
+        for value in node.outputs:
+            enter(value)
+    for value, name in zip(graph.outputs, graph.output_names, strict=True):
+        if value not in defined:
+            raise VerifyError(f"output '{name}': not defined in the graph")
+    if len(set(graph.output_names)) != len(graph.output_names):
+        raise VerifyError(f"output names must differ, got {', '.join(graph.output_names)}")
+
+
+def _verify_types(node: Node) -> None:
+    if node.body is not None:
+        _verify_body(node, node.body)
+        return
+    try:
+        expected = lookup(node.op).infer_types(node.attrs, [None if v is None else v.type for v in node.inputs])
+    except GraphError as error:
+        raise VerifyError(f"{node.where}: {error}") from None
+    actual = [v.type for v in node.outputs]
+    if len(expected) != len(actual) or any(
+        (e.dtype, e.shape) != (a.dtype, a.shape) for e, a in zip(expected, actual, strict=True)
+    ):
+        raise VerifyError(
+            f"{node.where}: types must be {', '.join(map(str, expected))}, got {', '.join(map(str, actual))}"
+        )
+
+
+def _verify_body(node: Node, body: Graph) -> None:
+    verify(body)
+    operands = [v for v in node.inputs if v is not None]
+    if [v.type for v in operands] != [v.type for v in body.inputs]:
+        raise VerifyError(f"{node.where}: operands and the inputs of the body must have the same types")
+    for value, inner in zip(node.outputs, body.outputs, strict=True):
+        if value.type != inner.type:
+            raise VerifyError(
+                f"{node.where}: result must have the body's type {inner.type}, got {shape_text(value.type.shape)}"
+            )

@@ -1,0 +1,102 @@
+"""From PrimFuncs to object files, in parallel, through the cache."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cnncc.errors import ScheduleError
+from cnncc.kernels import driver
+from cnncc.kernels.cache import Cache
+from cnncc.runtime.calltable import RUN_LOOP
+from cnncc.targets.target import Target
+
+
+@dataclass(frozen=True)
+class KernelSource:
+    """A kernel to build. `key`: text that, with the target, says all that `make`'s PrimFunc depends on."""
+
+    key: str
+    make: Callable[[], Any]
+
+
+def build_kernel(func: Any, target: Target, symbol: str) -> bytes:
+    """A scheduled PrimFunc as an object file that defines `symbol`. Raises ScheduleError naming the kernel."""
+    module = _compile(func, target, symbol)
+    with tempfile.TemporaryDirectory(prefix="cnncc-") as folder:
+        path = Path(folder) / "kernel.o"
+        module.write_to_file(str(path), "o")
+        return path.read_bytes()
+
+
+def kernel_llvm(func: Any, target: Target, symbol: str, form: str = "ll") -> str:
+    """A scheduled PrimFunc as LLVM text, or with form "asm" as assembly."""
+    return str(_compile(func, target, symbol).inspect_source(form))
+
+
+def _compile(func: Any, target: Target, symbol: str) -> Any:
+    import tvm
+
+    from cnncc.targets.cpu.llvm import to_tvm
+
+    module = tvm.IRModule({symbol: func.with_attr("global_symbol", symbol)})
+    try:
+        return tvm.compile(module, target=to_tvm(target)).mod
+    except (tvm.error.TVMError, ValueError, TypeError, RuntimeError) as error:
+        raise ScheduleError(f"{symbol}: code generation for {target.name} failed: {error}") from error
+
+
+def build_all(
+    items: Mapping[str, KernelSource],
+    target: Target,
+    jobs: int | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    cache: Cache | None = None,
+) -> dict[str, bytes]:
+    """Object files of all kernels by symbol, and of the run loop that every program needs.
+
+    Kernels that the cache holds are not made. `jobs`: kernels built at a time (default: the processors this process may
+    use). `progress(done, total, symbol)` is called after each. On Ctrl-C, kernels not begun are dropped.
+    """
+    from cnncc.runtime.threads import default_threads
+
+    store = cache if cache is not None else Cache.default()
+    sources = {**items, RUN_LOOP: KernelSource(driver.KEY, driver.run_loop)}
+    built: dict[str, bytes] = {}
+    missing: list[str] = []
+    for symbol, source in sources.items():
+        found = store.get(_key(source, symbol, target))
+        if found is None:
+            missing.append(symbol)
+        else:
+            built[symbol] = found
+    total = len(sources)
+    if progress is not None and built:
+        progress(len(built), total, "")
+
+    def build(symbol: str) -> bytes:
+        made = build_kernel(sources[symbol].make(), target, symbol)
+        store.put(_key(sources[symbol], symbol, target), made)
+        return made
+
+    executor = ThreadPoolExecutor(max_workers=jobs or default_threads(), thread_name_prefix="cnncc-build")
+    try:
+        pending: dict[Future[bytes], str] = {executor.submit(build, s): s for s in missing}
+        while pending:
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                symbol = pending.pop(future)
+                built[symbol] = future.result()
+                if progress is not None:
+                    progress(len(built), total, symbol)
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+    return {symbol: built[symbol] for symbol in sources}
+
+
+def _key(source: KernelSource, symbol: str, target: Target) -> str:
+    return f"{symbol}\n{source.key}\n{target!r}"

@@ -1,0 +1,291 @@
+"""Elementwise arithmetic, comparison, logic and casts, with numpy's broadcasting.
+
+Gradient rules give the gradient at the broadcast shape; the driver sums it back to each operand's own shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cnncc.errors import GraphError
+from cnncc.ir.dims import broadcast
+from cnncc.ir.dtype import NUMPY, is_float
+from cnncc.ir.graph import Value
+from cnncc.ir.types import Type
+from cnncc.ops.registry import Arg, NoAttrs, Op, Sample, define
+
+Gradients = Sequence["Value | None"]
+A = Arg((2, 3, 4))
+B = Arg((3, 1))
+
+
+def infer_same(attrs: Any, *types: Type) -> Type:
+    """Operands of one dtype broadcast to the result."""
+    dtypes = {t.dtype for t in types}
+    if len(dtypes) != 1:
+        raise GraphError(f"operands must have one dtype, got {' and '.join(sorted(dtypes))}; insert a cast")
+    return Type(types[0].dtype, broadcast([t.shape for t in types]))
+
+
+def infer_float(attrs: Any, *types: Type) -> Type:
+    """Floating-point operands of one dtype broadcast to the result."""
+    result = infer_same(attrs, *types)
+    if not is_float(result.dtype):
+        raise GraphError(f"operands must be floating point, got {result.dtype}")
+    return result
+
+
+def infer_compare(attrs: Any, *types: Type) -> Type:
+    """Operands of one dtype broadcast to a bool result."""
+    return infer_same(attrs, *types).with_(dtype="bool")
+
+
+def infer_logic(attrs: Any, *types: Type) -> Type:
+    """bool operands broadcast to a bool result."""
+    result = infer_same(attrs, *types)
+    if result.dtype != "bool":
+        raise GraphError(f"operands must be bool, got {result.dtype}")
+    return result
+
+
+def unary(
+    name: str,
+    formula: Callable[..., Any],
+    grad: Callable[[Any], Gradients] | None,
+    *,
+    infer: Callable[..., Type] = infer_float,
+    no_grad: str = "",
+    arg: Arg = A,
+    doc: str = "",
+    smooth: bool = True,
+) -> Op:
+    """Declare an elementwise op of one operand and no attributes."""
+    samples = (Sample((arg,), NoAttrs(), smooth), Sample((Arg((7,), arg.dtype, arg.low, arg.high),), NoAttrs(), smooth))
+    return define(name, ("x",), infer=infer, formula=lambda m, a, x: formula(m, x), grad=grad, no_grad=no_grad,
+                  samples=samples, doc=doc)  # fmt: skip
+
+
+def binary(
+    name: str,
+    formula: Callable[..., Any],
+    grad: Callable[[Any], Gradients] | None,
+    *,
+    infer: Callable[..., Type] = infer_same,
+    no_grad: str = "",
+    args: tuple[Arg, Arg] = (A, B),
+    commutative: bool = False,
+    doc: str = "",
+    smooth: bool = True,
+) -> Op:
+    """Declare an elementwise op of two operands and no attributes."""
+    samples = (Sample(args, NoAttrs(), smooth), Sample((args[1], args[1]), NoAttrs(), smooth))
+    return define(name, ("x", "y"), infer=infer, formula=lambda m, a, x, y: formula(m, x, y), grad=grad,
+                  no_grad=no_grad, samples=samples, commutative=commutative, doc=doc)  # fmt: skip
+
+
+# -- arithmetic ------------------------------------------------------------------------------------------------------
+
+add = binary("add", lambda m, x, y: x + y, lambda g: (g.dy, g.dy), commutative=True, doc="x + y")
+sub = binary("sub", lambda m, x, y: x - y, lambda g: (g.dy, g.b.neg(g.dy)), doc="x - y")
+
+
+def _mul_grad(g: Any) -> Gradients:
+    """z = x y; dx = y dz, dy = x dz."""
+    x, y = g.inputs
+    return (g.b.mul(g.dy, y) if g.needs(0) else None, g.b.mul(g.dy, x) if g.needs(1) else None)
+
+
+def _div_grad(g: Any) -> Gradients:
+    """z = x / y; dx = dz / y, dy = -dz z / y."""
+    _, y = g.inputs
+    dx = g.b.div(g.dy, y)
+    return (dx, g.b.neg(g.b.mul(dx, g.outputs[0])) if g.needs(1) else None)
+
+
+def _pow_grad(g: Any) -> Gradients:
+    """z = x ** y; dx = dz y x ** (y - 1), dy = dz z log x."""
+    x, y = g.inputs
+    dx = g.b.mul(g.dy, g.b.mul(y, g.b.pow(x, g.b.sub(y, 1.0)))) if g.needs(0) else None
+    dy = g.b.mul(g.dy, g.b.mul(g.outputs[0], g.b.log(x))) if g.needs(1) else None
+    return (dx, dy)
+
+
+mul = binary("mul", lambda m, x, y: x * y, _mul_grad, commutative=True, doc="x y")
+POSITIVE = (Arg((2, 3, 4), low=0.5, high=2.0), Arg((3, 1), low=0.5, high=2.0))
+div = binary("div", lambda m, x, y: m.divide(x, y), _div_grad, args=POSITIVE, doc="x / y; integers towards zero")
+pow_ = binary("pow", lambda m, x, y: m.power(x, y), _pow_grad, infer=infer_float, args=POSITIVE, doc="x ** y")
+
+
+def _select_grad(condition: str) -> Callable[[Any], Gradients]:
+    def rule(g: Any) -> Gradients:
+        """z = max(x, y) (min likewise); the gradient goes to the operand that was taken, to x at a tie."""
+        x, y = g.inputs
+        taken = g.b.op(condition, x, y)
+        zero = g.b.zeros_like(g.dy)
+        return (g.b.where(taken, g.dy, zero), g.b.where(taken, zero, g.dy))
+
+    return rule
+
+
+max_ = binary("max", lambda m, x, y: m.maximum(x, y), _select_grad("greater_equal"), commutative=True, doc="max(x, y)")
+min_ = binary("min", lambda m, x, y: m.minimum(x, y), _select_grad("less_equal"), commutative=True, doc="min(x, y)")
+
+neg = unary("neg", lambda m, x: -x, lambda g: (g.b.neg(g.dy),), infer=infer_same, doc="-x")
+abs_ = unary(
+    "abs", lambda m, x: m.abs(x), lambda g: (g.b.mul(g.dy, g.b.sign(g.inputs[0])),), infer=infer_same, doc="|x|"
+)
+exp = unary("exp", lambda m, x: m.exp(x), lambda g: (g.b.mul(g.dy, g.outputs[0]),), doc="e ** x")
+log = unary(
+    "log", lambda m, x: m.log(x), lambda g: (g.b.div(g.dy, g.inputs[0]),), arg=POSITIVE[0], doc="natural logarithm"
+)
+sqrt = unary("sqrt", lambda m, x: m.sqrt(x), lambda g: (g.b.div(g.dy, g.b.mul(g.outputs[0], 2.0)),), arg=POSITIVE[0], doc="square root")  # fmt: skip
+sin = unary("sin", lambda m, x: m.sin(x), lambda g: (g.b.mul(g.dy, g.b.cos(g.inputs[0])),), doc="sine")
+cos = unary("cos", lambda m, x: m.cos(x), lambda g: (g.b.neg(g.b.mul(g.dy, g.b.sin(g.inputs[0]))),), doc="cosine")
+
+
+def _erf_grad(g: Any) -> Gradients:
+    """y = erf(x); dx = dy 2 / sqrt(pi) exp(-x^2)."""
+    (x,) = g.inputs
+    return (g.b.mul(g.dy, g.b.mul(g.b.exp(g.b.neg(g.b.mul(x, x))), 1.1283791670955126)),)
+
+
+erf = unary("erf", lambda m, x: m.erf(x), _erf_grad, doc="error function")
+
+_STEP = "piecewise constant: the gradient is zero almost everywhere"
+floor = unary("floor", lambda m, x: m.floor(x), None, no_grad=_STEP, doc="largest integer not above x")
+ceil = unary("ceil", lambda m, x: m.ceil(x), None, no_grad=_STEP, doc="smallest integer not below x")
+round_ = unary("round", lambda m, x: m.round(x), None, no_grad=_STEP, doc="nearest integer, halves to even")
+sign = unary(
+    "sign",
+    lambda m, x: m.where(x > x * 0, x * 0 + 1, m.where(x < x * 0, x * 0 - 1, x * 0)),
+    None,
+    infer=infer_same,
+    no_grad=_STEP,
+    doc="-1, 0 or 1",
+)
+isnan = unary("isnan", lambda m, x: m.isnan(x), None, infer=infer_compare, no_grad=_STEP, doc="whether x is NaN")
+
+# -- comparison and logic --------------------------------------------------------------------------------------------
+
+_BOOL = "the result is bool"
+_INTS = (Arg((2, 3, 4), "i32", 0, 2), Arg((3, 1), "i32", 0, 2))
+_BITS = (Arg((2, 3, 4), "bool"), Arg((3, 1), "bool"))
+equal = binary("equal", lambda m, x, y: x == y, None, infer=infer_compare, no_grad=_BOOL, args=_INTS, commutative=True, doc="x == y")  # fmt: skip
+not_equal = binary("not_equal", lambda m, x, y: x != y, None, infer=infer_compare, no_grad=_BOOL, args=_INTS, commutative=True, doc="x != y")  # fmt: skip
+less = binary("less", lambda m, x, y: x < y, None, infer=infer_compare, no_grad=_BOOL, args=_INTS, doc="x < y")
+less_equal = binary(
+    "less_equal", lambda m, x, y: x <= y, None, infer=infer_compare, no_grad=_BOOL, args=_INTS, doc="x <= y"
+)
+greater = binary("greater", lambda m, x, y: x > y, None, infer=infer_compare, no_grad=_BOOL, args=_INTS, doc="x > y")
+greater_equal = binary("greater_equal", lambda m, x, y: x >= y, None, infer=infer_compare, no_grad=_BOOL, args=_INTS, doc="x >= y")  # fmt: skip
+and_ = binary("and", lambda m, x, y: m.logical_and(x, y), None, infer=infer_logic, no_grad=_BOOL, args=_BITS, commutative=True, doc="x and y")  # fmt: skip
+or_ = binary("or", lambda m, x, y: m.logical_or(x, y), None, infer=infer_logic, no_grad=_BOOL, args=_BITS, commutative=True, doc="x or y")  # fmt: skip
+not_ = unary("not", lambda m, x: m.logical_not(x), None, infer=infer_logic, no_grad=_BOOL, arg=_BITS[0], doc="not x")
+
+
+def _where_infer(attrs: NoAttrs, condition: Type, x: Type, y: Type) -> Type:
+    if condition.dtype != "bool" or x.dtype != y.dtype:
+        raise GraphError(f"where takes (bool, T, T), got ({condition.dtype}, {x.dtype}, {y.dtype})")
+    return Type(x.dtype, broadcast([condition.shape, x.shape, y.shape]))
+
+
+def _where_grad(g: Any) -> Gradients:
+    """z = x where c, else y; each operand gets the gradient where it was taken."""
+    zero = g.b.zeros_like(g.dy)
+    c = g.inputs[0]
+    return (None, g.b.where(c, g.dy, zero), g.b.where(c, zero, g.dy))
+
+
+where = define(
+    "where",
+    ("condition", "x", "y"),
+    infer=_where_infer,
+    formula=lambda m, a, c, x, y: m.where(c, x, y),
+    grad=_where_grad,
+    samples=(Sample((Arg((3, 1), "bool"), A, B)),),
+    doc="x where the condition holds, otherwise y",
+)
+
+# -- with attributes -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CastAttrs:
+    """dtype: short name of the new element type."""
+
+    dtype: str = "f32"
+
+
+def _cast_infer(attrs: CastAttrs, x: Type) -> Type:
+    if attrs.dtype not in NUMPY:
+        raise GraphError(f"dtype must be one of {', '.join(NUMPY)}, got {attrs.dtype!r}")
+    return x.with_(dtype=attrs.dtype)
+
+
+def _cast_grad(g: Any) -> Gradients:
+    """y = cast(x); dx = cast(dy) between floating-point types, otherwise none."""
+    x = g.inputs[0].type.dtype
+    return (g.b.cast(g.dy, dtype=x) if is_float(x) and is_float(g.dy.type.dtype) else None,)
+
+
+cast = define(
+    "cast",
+    ("x",),
+    attrs=CastAttrs,
+    infer=_cast_infer,
+    formula=lambda m, a, x: m.cast(x, a.dtype),
+    grad=_cast_grad,
+    samples=(
+        Sample((Arg((2, 3), low=-5, high=5),), CastAttrs("i32"), smooth=False),
+        Sample((Arg((2, 3), "i32", -5, 5),), CastAttrs("f32"), smooth=False),
+        Sample((A,), CastAttrs("bool"), smooth=False),
+    ),
+    doc="The same values in another element type; float to integer rounds towards zero.",
+)
+
+
+@dataclass(frozen=True)
+class ClipAttrs:
+    """Bounds; min(max(x, low), high)."""
+
+    low: float = float("-inf")
+    high: float = float("inf")
+
+
+def _clip_formula(m: Any, attrs: ClipAttrs, x: Any) -> Any:
+    if attrs.low != float("-inf"):
+        x = m.maximum(x, m.like(attrs.low, x))
+    return m.minimum(x, m.like(attrs.high, x)) if attrs.high != float("inf") else x
+
+
+def _clip_grad(g: Any) -> Gradients:
+    """y = clip(x); dx = dy where low <= x <= high, else 0 (as in PyTorch)."""
+    (x,) = g.inputs
+    inside = g.b.equal(x, g.outputs[0])
+    return (g.b.where(inside, g.dy, g.b.zeros_like(g.dy)),)
+
+
+clip = define(
+    "clip",
+    ("x",),
+    attrs=ClipAttrs,
+    infer=infer_same,
+    formula=_clip_formula,
+    grad=_clip_grad,
+    samples=(
+        Sample((Arg((2, 3, 4), low=-3, high=9),), ClipAttrs(0.0, 6.0)),
+        Sample((A,), ClipAttrs(low=-0.5)),
+        Sample((Arg((5,), "i32", -9, 9),), ClipAttrs(-3, 4), smooth=False),
+    ),
+    doc="min(max(x, low), high)",
+)
+
+relu = unary(
+    "relu",
+    lambda m, x: m.maximum(x, m.like(0, x)),
+    lambda g: (g.b.where(g.b.greater(g.outputs[0], g.b.zeros_like(g.outputs[0])), g.dy, g.b.zeros_like(g.dy)),),
+    infer=infer_same,
+    doc="max(x, 0)",
+)

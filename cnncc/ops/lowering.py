@@ -1,0 +1,129 @@
+"""What an op's te definition sees: operands called with logical indices, whatever their layout, and stages.
+
+TVM is imported inside the methods: op declarations stay free of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cnncc.ir.dims import Dim
+from cnncc.ir.types import Type
+
+if TYPE_CHECKING:
+    from cnncc.ops.math import Math
+
+TVM_DTYPE = {
+    "f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64", "bool": "bool",
+    "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64",
+    "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64",
+}  # fmt: skip
+
+
+class Operand:
+    """A value as a kernel reads it: `operand(*logical_index)` is its element there.
+
+    type: dtype, logical shape, layout. tensor: the te tensor in physical shape, None where it is computed in place.
+    """
+
+    def __init__(self, type: Type, read: Callable[..., Any], tensor: Any = None):
+        self.type = type
+        self.read = read
+        self.tensor = tensor
+
+    def __call__(self, *index: Any) -> Any:
+        return self.read(*index)
+
+    def physical(self, *index: Any) -> Any:
+        """The element at an index into the physical shape."""
+        if self.tensor is not None:
+            return self.tensor(*index)
+        return self.read(*self.type.layout.logical(index, self.type.rank))
+
+    def broadcast(self, index: Sequence[Any]) -> Any:
+        """The element for an index into a result this operand broadcasts to."""
+        shape = self.type.shape
+        own = index[len(index) - len(shape) :]
+        return self.read(*(_zero() if d == 1 else i for i, d in zip(own, shape, strict=True)))
+
+
+def _zero() -> Any:
+    from tvm import tirx
+
+    return tirx.const(0, "int64")
+
+
+class Lowering:
+    """The context of one kernel's definition: its math functions, symbolic dimensions and stages."""
+
+    def __init__(self, math: Math, symbols: Mapping[str, Any] | None = None):
+        self.math = math
+        self.symbols: dict[str, Any] = dict(symbols or {})
+        self.stages: list[Any] = []
+
+    def dim(self, dim: Dim) -> Any:
+        """A dimension as an int64 expression; each symbol is one variable throughout the kernel."""
+        from tvm import te, tirx
+
+        if isinstance(dim, int):
+            return tirx.const(dim, "int64")
+        if dim.is_Symbol:
+            if dim.name not in self.symbols:
+                self.symbols[dim.name] = te.var(dim.name, "int64")
+            return self.symbols[dim.name]
+        from cnncc.ir.dims import affine
+
+        constant, terms = affine(dim)
+        total = tirx.const(constant, "int64")
+        for name, coefficient in terms.items():
+            total = total + self.dim(next(s for s in dim.free_symbols if s.name == name)) * coefficient
+        return total
+
+    def const(self, value: float, dtype: str) -> Any:
+        """A typed constant; dtype is a short name."""
+        from tvm import tirx
+
+        return tirx.const(value, TVM_DTYPE[dtype])
+
+    def placeholder(self, type: Type, name: str) -> Operand:
+        """An argument of the kernel."""
+        from tvm import te
+
+        shape = tuple(self.dim(d) for d in type.physical)
+        return self.tensor(type, te.placeholder(shape, TVM_DTYPE[type.dtype], name=name))
+
+    def tensor(self, type: Type, tensor: Any) -> Operand:
+        """A te tensor of the type's physical shape as an operand."""
+        if not type.shape:  # te has no rank 0: scalars are tensors of one element
+            return Operand(type, lambda: tensor(_zero()) if len(tensor.shape) else tensor(), tensor)
+        return Operand(type, lambda *index: tensor(*type.layout.index(index)), tensor)
+
+    def stage(self, type: Type, body: Callable[..., Any], name: str) -> Operand:
+        """A te stage that computes `body(*logical_index)` for every element, stored in the type's layout."""
+        from tvm import te
+
+        shape = tuple(self.dim(d) for d in type.physical)
+        rank = type.rank
+        tensor = te.compute(shape, lambda *index: body(*type.layout.logical(index, rank)), name=name)
+        self.stages.append(tensor)
+        return self.tensor(type, tensor)
+
+    def axis(self, extent: Dim, name: str) -> Any:
+        """A reduction axis from 0."""
+        from tvm import te, tirx
+
+        return te.reduce_axis((tirx.const(0, "int64"), self.dim(extent)), name=name)
+
+    def guard(self, condition: Any, value: Any, otherwise: Any) -> Any:
+        """`value` where the condition holds; it is not evaluated elsewhere (so it may read out of bounds there)."""
+        from tvm import tirx
+
+        return tirx.if_then_else(condition, value, otherwise)
+
+
+def element_at(op: Any, c: Lowering, attrs: Any, out: Type, xs: Sequence[Operand], index: tuple[Any, ...]) -> Any:
+    """One element of a fusible op's result at a logical index."""
+    if op.element is not None:
+        return op.element(c, attrs, out, xs, index)
+    return op.formula(c.math, attrs, *(x.broadcast(index) for x in xs))

@@ -1,0 +1,42 @@
+"""Memory that kernels may touch: every block starts at a multiple of 64 bytes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+ALIGNMENT = 64
+
+
+def allocate(nbytes: int) -> np.ndarray:
+    """A fresh, aligned, uninitialised block of bytes."""
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -address(raw) % ALIGNMENT
+    return raw[start : start + nbytes]
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """A fresh, aligned, uninitialised, row-major array."""
+    dtype = np.dtype(dtype)
+    return allocate(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+
+
+def address(array: np.ndarray) -> int:
+    """Where an array's first element lies."""
+    return int(array.__array_interface__["data"][0])
+
+
+def usable(array: np.ndarray) -> bool:
+    """Whether a kernel may be given the array as it is: row-major and aligned."""
+    return bool(array.flags.c_contiguous) and address(array) % ALIGNMENT == 0
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The array itself where a kernel may be given it, else a copy that may."""
+    if usable(array):
+        return array
+    copy = empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy

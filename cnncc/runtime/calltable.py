@@ -1,0 +1,114 @@
+"""The calls of a program for one size of its symbols, as memory that the native run loop walks.
+
+One block of 64-bit words holds, in this order: the loop's status, a row per call (function, arguments, their number),
+the arguments (a tag and a pointer each), a DLTensor per buffer, and the shapes. Binding a buffer is storing its address
+in its DLTensor, so a run patches the inputs and outputs and makes one native call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cnncc.errors import RuntimeFault
+from cnncc.runtime import native
+from cnncc.runtime.arena import address, allocate
+from cnncc.runtime.program import Program, dim_at, shape_at
+
+RUN_LOOP = "cnncc_run_calls"  # the symbol of the run loop among a program's kernels
+
+_ROW = 8  # words a call: function, arguments, their number; whole cache lines, so that each row is a table of its own
+_TENSOR = 6  # words a DLTensor: data, device, rank and dtype, shape, strides (none: row-major), byte offset
+_CPU = 1  # kDLCPU, device 0
+_TENSOR_POINTER = 7  # kTVMFFIDLTensorPtr
+_CODES = {"i": 0, "u": 1, "f": 2, "c": 5, "b": 6}  # DLPack's type codes by numpy's kinds
+
+
+class CallTable:
+    """A program's calls bound to sizes. `functions`: kernel symbol --> loaded function."""
+
+    def __init__(self, program: Program, functions: Mapping[str, Any], values: Mapping[str, int]) -> None:
+        shapes = [shape_at(b.shape, values) for b in program.buffers]
+        self._program = program
+        self._functions = functions  # keeps the code alive that the rows point to
+        self._run = functions[RUN_LOOP]
+        calls, buffers = program.calls, program.buffers
+        arguments = sum(len(c.buffers) for c in calls)
+        rows_at = 8
+        arguments_at = rows_at + len(calls) * _ROW
+        tensors_at = arguments_at + arguments * 2
+        shapes_at = tensors_at + len(buffers) * _TENSOR
+        words = allocate((shapes_at + sum(map(len, shapes))) * 8).view(np.int64)
+        words[:] = 0
+        start = address(words)
+
+        at = shapes_at
+        for i, (b, shape) in enumerate(zip(buffers, shapes, strict=True)):
+            dtype = np.dtype(b.dtype)
+            described = len(shape) | _CODES[dtype.kind] << 32 | (8 * dtype.itemsize) << 40 | 1 << 48
+            words[tensors_at + i * _TENSOR : tensors_at + i * _TENSOR + 4] = (0, _CPU, described, start + at * 8)
+            words[at : at + len(shape)] = shape
+            at += len(shape)
+        at = arguments_at
+        for i, call in enumerate(calls):
+            function = functions[call.kernel].__chandle__()
+            words[rows_at + i * _ROW : rows_at + i * _ROW + 3] = (function, start + at * 8, len(call.buffers))
+            for b_id in call.buffers:
+                words[at : at + 2] = (_TENSOR_POINTER, start + (tensors_at + b_id * _TENSOR) * 8)
+                at += 2
+
+        self._words = words
+        self._status = words[:8]
+        self._data = words[tensors_at:shapes_at:_TENSOR]
+        self._rows = words[rows_at:arguments_at].view(np.uint64).reshape(len(calls), _ROW)
+        from_dlpack = native.import_ffi().from_dlpack
+        self._status_tensor = from_dlpack(self._status)
+        self._table = from_dlpack(self._rows) if calls else None
+        self._steps: list[Any] = []
+        # A buffer's address is its root's plus this.
+        self._views: dict[int, list[tuple[int, int]]] = {}
+        for i, b in enumerate(buffers):
+            if b.base is not None:
+                self._views.setdefault(program.root(i), []).append((i, self._offset(i, values)))
+
+    def _offset(self, index: int, values: Mapping[str, int]) -> int:
+        b = self._program.buffers[index]
+        return 0 if b.base is None else dim_at(b.offset, values) + self._offset(b.base, values)
+
+    def bind(self, index: int, where: int) -> None:
+        """Places a buffer (no view), and with it its views, at an address."""
+        self._data[index] = where
+        for view, offset in self._views.get(index, ()):
+            self._data[view] = where + offset
+
+    def read(self, index: int, into: np.ndarray) -> None:
+        """Copies what a buffer holds into an array of the same dtype and number of elements."""
+        nbytes = into.nbytes
+        if nbytes:
+            memory = (ctypes.c_byte * nbytes).from_address(int(self._data[index]))
+            into[...] = np.frombuffer(memory, into.dtype).reshape(into.shape)
+
+    def run(self) -> None:
+        """Runs every call on the calling thread, without the GIL. Raises RuntimeFault where a kernel refuses."""
+        if self._table is not None:
+            self._run(self._table, self._status_tensor)
+            if self._status[0]:
+                self._fail(0)
+
+    def step(self, index: int) -> None:
+        """Runs one call."""
+        if not self._steps:
+            from_dlpack = native.import_ffi().from_dlpack
+            self._steps = [from_dlpack(self._rows[i : i + 1]) for i in range(len(self._rows))]
+        self._run(self._steps[index], self._status_tensor)
+        if self._status[0]:
+            self._fail(index)
+
+    def _fail(self, first: int) -> None:
+        call = self._program.calls[first + int(self._status[1])]
+        self._status[:] = 0
+        where = f"{call.node} ({call.kernel})" if call.node else call.kernel
+        raise RuntimeFault(f"{where}: the kernel refused its arguments: {native.take_error() or 'no reason given'}")

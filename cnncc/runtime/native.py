@@ -1,0 +1,98 @@
+"""The native libraries that running needs: tvm_ffi, the object loader, and TVM's runtime; never its compiler."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cnncc.errors import RuntimeFault
+
+_lock = threading.Lock()
+_runtime: ctypes.CDLL | None = None
+
+# How long a thread of TVM's pool looks for work before it sleeps, in turns of sched_yield. TVM's own 300000 burns a
+# core for a tenth of a second after every run; this covers the gaps between kernels and between back-to-back runs.
+_SPIN = "20000"
+
+
+def import_ffi() -> Any:
+    """The tvm_ffi module. It imports torch if it can (seconds); a program that has not done so is spared that."""
+    if "tvm_ffi" in sys.modules or "torch" in sys.modules:
+        import tvm_ffi
+
+        return tvm_ffi
+    sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` raise ImportError
+    try:
+        import tvm_ffi
+    finally:
+        del sys.modules["torch"]
+    return tvm_ffi
+
+
+def runtime() -> ctypes.CDLL:
+    """TVM's runtime library, loaded once (its thread pool is what parallel kernels call)."""
+    global _runtime
+    with _lock:
+        if _runtime is None:
+            import_ffi()
+            # Read by TVM when a pool starts. It would pin worker i to core i, whatever this process may use.
+            os.environ.setdefault("TVM_BIND_THREADS", "0")
+            os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", _SPIN)
+            spec = importlib.util.find_spec("tvm")
+            if spec is None or spec.origin is None:
+                raise RuntimeFault("apache-tvm is not installed: compiled models need its runtime library")
+            path = Path(spec.origin).parent / "lib" / "libtvm_runtime.so"
+            try:
+                _runtime = ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+            except OSError as error:
+                raise RuntimeFault(f"TVM's runtime library does not load: {error}") from None
+        return _runtime
+
+
+def after_fork() -> None:
+    """In a forked child: another thread of the parent may have held the lock."""
+    global _lock
+    _lock = threading.Lock()
+
+
+def limit_threads(count: int) -> None:
+    """Sets how many threads the pool of the calling thread will have; before its first parallel kernel."""
+    runtime()["_ZN3tvm7runtime9threading17SetMaxConcurrencyEi"](ctypes.c_int(count))
+
+
+def link(objects: Iterable[bytes]) -> Any:
+    """Loads object files together into this process; the result has `get_function(symbol)`."""
+    runtime()
+    import tvm_ffi_orcjit
+
+    return tvm_ffi_orcjit.ExecutionSession().load_module(list(objects))
+
+
+class _ErrorObject(ctypes.Structure):
+    # TVMFFIObject (reference counts, type index, padding, deleter), then the fields of TVMFFIErrorCell.
+    _fields_ = (
+        ("header", ctypes.c_byte * 24),
+        ("kind", ctypes.c_void_p),
+        ("kind_size", ctypes.c_size_t),
+        ("message", ctypes.c_void_p),
+        ("message_size", ctypes.c_size_t),
+    )
+
+
+def take_error() -> str:
+    """The message of the error that the last native call on this thread raised, cleared; empty if there is none."""
+    library = import_ffi().LIB
+    handle = ctypes.c_void_p()
+    library.TVMFFIErrorMoveFromRaised(ctypes.byref(handle))
+    if not handle.value:
+        return ""
+    record = ctypes.cast(handle, ctypes.POINTER(_ErrorObject)).contents
+    message = ctypes.string_at(record.message, record.message_size)
+    library.TVMFFIObjectDecRef(handle)
+    return message.decode(errors="replace")
