@@ -16,9 +16,13 @@ import tempfile
 import threading
 from pathlib import Path
 
+from cnncc.runtime.version import VERSION
+
 _log = logging.getLogger("cnncc")
 _MAGIC = b"cnncc-kernel 1 "
 _DEFAULT_LIMIT = 1 << 30
+_PACKAGE = Path(__file__).resolve().parent.parent
+_GENERATORS = ("ir", "kernels", "ops", "passes", "targets")  # folders whose code decides what a kernel becomes
 
 
 class Cache:
@@ -115,10 +119,13 @@ def _default(chosen: str, xdg: str, limit: str) -> Cache:
 
 @functools.cache
 def versions() -> str:
-    """The versions that generated code depends on, as one line."""
-    from cnncc.runtime.version import VERSION
-
-    return f"cnncc {VERSION}, apache-tvm {importlib.metadata.version('apache-tvm')}"
+    """What generated code depends on besides its key: cnncc (version and sources) and TVM, as one line."""
+    digest = hashlib.sha256()
+    for folder in _GENERATORS:
+        for path in sorted((_PACKAGE / folder).glob("**/*.py")):
+            digest.update(path.read_bytes())
+    tvm = importlib.metadata.version("apache-tvm")
+    return f"cnncc {VERSION} sources {digest.hexdigest()[:16]}, apache-tvm {tvm}"
 
 
 def _full(key: str) -> str:

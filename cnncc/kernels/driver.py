@@ -18,7 +18,7 @@ def run_loop() -> Any:
 
     Stops at the first call that fails: status[0] is then its result, status[1] its row. status[2:4] takes results.
     """
-    from tvm.script import tirx as T
+    from tvm.script import tirx as T  # noqa: N812
 
     @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]
     def loop(table: T.handle, status: T.handle) -> None:

@@ -14,7 +14,8 @@ def allocate(nbytes: int) -> np.ndarray:
     """A fresh, aligned, uninitialised block of bytes."""
     raw = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -address(raw) % ALIGNMENT
-    return raw[start : start + nbytes]
+    block: np.ndarray = raw[start : start + nbytes]
+    return block
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

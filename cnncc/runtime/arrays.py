@@ -1,4 +1,4 @@
-"""What callers pass and get: numpy arrays, torch tensors, anything with DLPack or `__array__`, checked against ports."""
+"""What callers pass and get: numpy arrays, torch tensors, anything with DLPack or `__array__`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def to_torch(array: np.ndarray) -> Any:
 
 
 def as_numpy(name: str, value: Any, dtype: str) -> np.ndarray:
-    """The value as an array of the dtype, without a copy where it has the memory. Raises GraphError naming the input."""
+    """The value as an array of the dtype, over its own memory where it has any. Raises GraphError naming the input."""
     if isinstance(value, np.ndarray):
         array = value
     elif isinstance(value, (bool, int, float, list, tuple, np.generic)):
@@ -70,7 +70,8 @@ def solve_symbols(ports: Sequence[Port], arrays: Sequence[np.ndarray]) -> dict[s
             if isinstance(want, int):
                 if got != want:
                     raise GraphError(
-                        f"{port.name}: dimension {axis} must be {want}, shape {show_shape(port.shape)}, got {array.shape}"
+                        f"{port.name}: dimension {axis} must be {want}, got {got} (shape {array.shape} for "
+                        f"{show_shape(port.shape)})"
                     )
                 continue
             unknown = [(s, c) for s, c in want.terms if s not in values]

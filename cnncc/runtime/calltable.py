@@ -89,7 +89,7 @@ class CallTable:
         nbytes = into.nbytes
         if nbytes:
             memory = (ctypes.c_byte * nbytes).from_address(int(self._data[index]))
-            into[...] = np.frombuffer(memory, into.dtype).reshape(into.shape)
+            into[...] = np.ctypeslib.as_array(memory).view(into.dtype).reshape(into.shape)
 
     def run(self) -> None:
         """Runs every call on the calling thread, without the GIL. Raises RuntimeFault where a kernel refuses."""

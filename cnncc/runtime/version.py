@@ -1,4 +1,4 @@
-"""The version of cnncc, as installed or as pyproject.toml next to a checkout states it."""
+"""The version of cnncc."""
 
 from __future__ import annotations
 
