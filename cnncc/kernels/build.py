@@ -42,10 +42,11 @@ def _compile(func: Any, target: Target, symbol: str) -> Any:
     import tvm
 
     from cnncc.targets.cpu.llvm import to_tvm
+    from cnncc.targets.cpu.stack import pipeline
 
     module = tvm.IRModule({symbol: func.with_attr("global_symbol", symbol)})
     try:
-        return tvm.compile(module, target=to_tvm(target)).mod
+        return tvm.compile(module, target=to_tvm(target), tir_pipeline=pipeline()).mod
     except (tvm.error.TVMError, ValueError, TypeError, RuntimeError) as error:
         raise ScheduleError(f"{symbol}: code generation for {target.name} failed: {error}") from error
 

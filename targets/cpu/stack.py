@@ -1,8 +1,8 @@
 """Scratch of CPU kernels on the stack, at cache line boundaries.
 
-TVM turns every allocation above 1 kB into a call of TVMBackendAllocWorkspace, and aligns the others to 16 bytes, so that
-each 64-byte access would touch two cache lines. Here an allocation of scope "local" becomes an array of 64-byte vectors
-(which LLVM aligns to 64), kept on the stack, with the declared buffer as a view of it.
+TVM turns every allocation above 1 kB into a call of TVMBackendAllocWorkspace, and aligns the others to 16 bytes, so
+that each 64-byte access would touch two cache lines. Here an allocation of scope "local" becomes an array of 64-byte
+vectors (which LLVM aligns to 64), kept on the stack, with the declared buffer as a view of it.
 """
 
 from __future__ import annotations
