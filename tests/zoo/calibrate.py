@@ -34,8 +34,6 @@ def _set_batchnorm(module: nn.Module, args: tuple[torch.Tensor]) -> None:
 def _set_weights(module: nn.Module, args: tuple[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
     """Scales the weights so that the results have a deviation near one; centres channels by the bias."""
     transposed = isinstance(module, nn.ConvTranspose2d)
-    if module.bias is not None:
-        out = out - module.bias.data.reshape(-1, *[1] * (out.dim() - 2))
     channels = out.shape[1]
     if out.numel() // channels < 64:  # dense, or behind a global pooling: too few samples for each channel's own
         scale = (2.0 / out.std().clamp_min(1e-6)).expand(channels)
@@ -68,6 +66,8 @@ def calibrate(module: nn.Module, shape: tuple[int, ...], seed: int) -> nn.Module
                 hooks.append(layer.register_forward_pre_hook(_set_batchnorm))
             elif isinstance(layer, (*CONVOLUTIONS, nn.Linear)):
                 layer.weight.data.normal_()
+                if layer.bias is not None:
+                    layer.bias.data.zero_()
                 hooks.append(layer.register_forward_hook(_set_weights))
         module(torch.randn(batch, *shape))
     for hook in hooks:
