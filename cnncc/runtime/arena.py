@@ -21,7 +21,8 @@ def allocate(nbytes: int) -> np.ndarray:
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """A fresh, aligned, uninitialised, row-major array."""
     dtype = np.dtype(dtype)
-    return allocate(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+    array: np.ndarray = allocate(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+    return array
 
 
 def address(array: np.ndarray) -> int:

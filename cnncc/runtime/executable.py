@@ -20,6 +20,7 @@ from cnncc.runtime import native
 from cnncc.runtime.arena import address, aligned, allocate, empty, usable
 from cnncc.runtime.arrays import as_numpy, by_name, check_out, is_torch, solve_symbols, to_torch
 from cnncc.runtime.calltable import CallTable
+from cnncc.runtime.machine import check_object
 from cnncc.runtime.program import Affine, Dim, Port, Program, dim_at, shape_at
 from cnncc.runtime.state import State
 from cnncc.runtime.threads import Dispatcher
@@ -67,6 +68,8 @@ class Executable:
             if array is None or array.dtype.name != b.dtype or array.shape != b.shape:
                 raise GraphError(f"{name}: shared state must have it as {b.dtype}{b.shape}")
         self._constants = {n: aligned(a) for n, a in program.constants.items() if n not in own}
+        for symbol, data in program.kernels.items():
+            check_object(symbol, data)
         module = native.link(program.kernels.values())
         self._functions = {name: module.get_function(name) for name in program.kernels}
         self._tables: OrderedDict[tuple[int, ...], CallTable] = OrderedDict()

@@ -20,7 +20,7 @@ from cnncc.runtime import native
 def default_threads() -> int:
     """The processors this process may use: its affinity mask, and its cgroup's quota rounded up."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(available, math.ceil(_quota(Path("/")))))
+    return max(1, math.ceil(min(available, _quota(Path("/")))))
 
 
 def _quota(root: Path) -> float:
