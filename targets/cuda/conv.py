@@ -1,0 +1,173 @@
+"""Convolution in plain NCHW as an implicit GEMM: rows are output channels, columns are output pixels, the depth runs
+over input channels and filter taps. The matrix of windows is never stored: blocks gather their tile of it.
+
+Any rank, stride, dilation, pads and groups. Where the channels of a group divide by the step of k, the depth runs over
+(channel block, taps, channel), so that a tile has one tap and its index arithmetic is shared by the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from cnncc.ir.layout import PLAIN
+from cnncc.targets.algorithm import Algorithm, Cost, Layouts
+from cnncc.targets.cuda.gemm import (
+    LAUNCH_SECONDS,
+    GemmTile,
+    choose_tile,
+    compute_seconds,
+    define_product,
+    schedule_product,
+)
+from cnncc.targets.problem import ConvProblem
+from cnncc.targets.target import Target
+
+if TYPE_CHECKING:
+    from tvm import te
+    from tvm.s_tir import Schedule
+
+
+def _applies(problem: ConvProblem, target: Target) -> str | None:
+    if target.kind != "cuda":
+        return f"implicit GEMM is for CUDA targets, got {target.name}"
+    if problem.dtype != "f32":
+        return f"implicit GEMM is for float32, got {problem.dtype}"
+    rows = problem.oc // problem.groups
+    if rows < 4 or (problem.groups > 1 and rows % 4):
+        return f"implicit GEMM needs at least 4 output channels (of several groups: a multiple of 4), got {rows}"
+    return None
+
+
+def _extents(problem: ConvProblem) -> tuple[int, int, int]:
+    """Rows and depth of a group's product, and pixels of an image."""
+    depth, pixels = problem.ic // problem.groups, 1
+    for kernel, out in zip(problem.kernel, problem.out, strict=True):
+        depth *= kernel
+        pixels *= out
+    return problem.oc // problem.groups, depth, pixels
+
+
+def _tiles(problem: ConvProblem, target: Target) -> GemmTile:
+    rows, depth, pixels = _extents(problem)
+    return choose_tile(rows, problem.batch * pixels, depth, 1, target, problem.groups)
+
+
+def _cost(problem: ConvProblem, target: Target, tile: GemmTile) -> Cost:
+    rows, depth, pixels = _extents(problem)
+    compute = compute_seconds(rows, problem.batch * pixels, depth, problem.groups, tile, target)
+    moved = memory_bytes(problem)
+    return Cost(LAUNCH_SECONDS + max(compute, moved / (target.gbytes_per_second * 1e9)), 2.0 * problem.macs, moved)
+
+
+def memory_bytes(problem: ConvProblem) -> float:
+    """Bytes of the operands and the result, each moved once."""
+    inputs, outputs, weights = problem.batch * problem.ic, problem.batch * problem.oc, problem.oc
+    weights *= problem.ic // problem.groups
+    for size, out, kernel in zip(problem.size, problem.out, problem.kernel, strict=True):
+        inputs, outputs, weights = inputs * size, outputs * out, weights * kernel
+    return 4.0 * (inputs + outputs + weights)
+
+
+def unravel(index: Any, shape: tuple[int, ...]) -> list[Any]:
+    """Flat index --> indices along the axes of a shape, the last axis innermost; the first is left unbounded."""
+    from cnncc.targets.cuda.expr import const
+
+    out: list[Any] = []
+    for size in reversed(shape[1:]):
+        out.append(index % const(size))
+        index = index // const(size)
+    return [index, *reversed(out)]
+
+
+def window(problem: ConvProblem, pixel: list[Any], tap: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Output pixel and filter tap --> conditions for the input pixel to exist (those not implied by the geometry),
+    and its indices."""
+    from cnncc.targets.cuda.expr import const, inside
+
+    conditions, indices = [], []
+    for axis in range(problem.rank):
+        begin, stride, dilation = problem.pads[axis], problem.strides[axis], problem.dilations[axis]
+        index = pixel[axis] * const(stride) + tap[axis] * const(dilation) - const(begin)
+        last = (problem.out[axis] - 1) * stride + (problem.kernel[axis] - 1) * dilation - begin
+        conditions += inside(index, low=begin > 0, high=last >= problem.size[axis], size=problem.size[axis])
+        indices.append(index)
+    return conditions, indices
+
+
+def _define(problem: ConvProblem, tile: GemmTile, x: Any, w: Any, finish: Callable[..., Any]) -> te.Tensor:
+    from tvm import te
+
+    from cnncc.targets.cuda.expr import const, extent
+
+    _, depth, pixels = _extents(problem)
+    channels = problem.ic // problem.groups
+    batch = extent(x.shape[0])
+
+    def split_depth(k: Any) -> tuple[Any, list[Any]]:
+        """Depth index --> input channel within the group, filter tap."""
+        if channels % tile.k == 0:
+            block, *tap = unravel(k // const(tile.k), (0, *problem.kernel))
+            return block * const(tile.k) + k % const(tile.k), tap
+        channel, *tap = unravel(k, (0, *problem.kernel))
+        return channel, tap
+
+    def filters(_: Any, k: Any, row: Any) -> tuple[list[Any], Any]:
+        channel, tap = split_depth(k)
+        return [], w(row, channel, *tap)
+
+    def windows(_: Any, group: Any, k: Any, column: Any) -> tuple[list[Any], Any]:
+        channel, tap = split_depth(k)
+        image, *pixel = unravel(column, (0, *problem.out))
+        conditions, indices = window(problem, pixel, tap)
+        return conditions, x(image, group * const(channels) + channel, *indices)
+
+    columns = batch * const(pixels)
+    product = define_product((1, problem.oc, depth, columns), tile, filters, windows, problem.groups)
+
+    def out(n: Any, c: Any, *pixel: Any) -> Any:
+        column = n
+        for index, size in zip(pixel, problem.out, strict=True):
+            column = column * const(size) + index
+        return finish(product[0, c, column], (n, c, *pixel))
+
+    shape = (batch, const(problem.oc), *(const(size) for size in problem.out))
+    return te.compute(shape, out, name="out")
+
+
+def _schedule(sch: Schedule, problem: ConvProblem, tile: GemmTile, target: Target) -> None:
+    from cnncc.targets.cuda.expr import const
+    from cnncc.targets.cuda.fuse import inline_prologue
+
+    inline_prologue(sch, ("left", "right", "acc", "flat", "out"))
+
+    def to_product(n: Any, c: Any, *pixel: Any) -> tuple[Any, Any]:
+        column = n
+        for index, size in zip(pixel, problem.out, strict=True):
+            column = column * const(size) + index
+        return c, column
+
+    out = sch.get_sblock("out")
+    sch.transform_block_layout(out, index_map(to_product, problem.rank + 2))
+    row, column = sch.get_loops(out)
+    batch = sch.add_unit_loop(row)
+    schedule_product(sch, (batch, row, column), tile, left_along_k=True, right_along_k=False)
+
+
+def index_map(mapping: Callable[..., Any], rank: int) -> Any:
+    """An index map of a function that takes any number of indices."""
+    from tvm import tirx
+
+    return tirx.IndexMap.from_func(mapping, ndim=rank)
+
+
+IMPLICIT_GEMM = Algorithm(
+    name="conv.implicit_gemm",
+    op="conv",
+    applies=_applies,
+    layouts=lambda problem, target: Layouts(x=PLAIN, w=PLAIN, out=PLAIN),
+    tiles_for=_tiles,
+    cost=_cost,
+    define=_define,
+    schedule=_schedule,
+)
