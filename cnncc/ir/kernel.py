@@ -15,9 +15,14 @@ KERNEL = "kernel"
 
 @dataclass(frozen=True)
 class KernelAttrs:
-    """algorithm: a name of the target's table, empty while undecided. tile: the algorithm's tile record as pairs."""
+    """algorithm: a name of the target's table, empty while undecided. tile: the algorithm's tile record as pairs.
+
+    layouts: tags wanted for the operands, then for the results ("": row-major), until lay-out has put them into the
+    types.
+    """
 
     algorithm: str = ""
+    layouts: tuple[str, ...] = ()
     tile: tuple[tuple[str, int | str | bool | tuple[int, ...]], ...] = ()
 
 

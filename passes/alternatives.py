@@ -1,0 +1,159 @@
+"""What can run a kernel: every algorithm that applies, with the layouts it wants and the time it should take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cnncc.ir.dims import substitute
+from cnncc.ir.graph import Graph, Node, Value
+from cnncc.ir.kernel import anchor
+from cnncc.ir.layout import PLAIN, Layout, channels
+from cnncc.ir.types import Type
+from cnncc.ops.registry import lookup
+from cnncc.passes.manager import Context
+from cnncc.targets.describe import describe, family
+from cnncc.targets.table import FALLBACK, GENERIC, algorithms
+from cnncc.targets.target import Target
+
+HINT = 1  # the batch that decisions assume where it is symbolic
+LAUNCH = 1e-6  # seconds a kernel costs besides its work
+FALLBACK_EFFICIENCY = 0.04  # of the FMA peak, for products that no algorithm takes
+CHANNELWISE = ("pad", "resize", "reduce_", "adaptive", "average_pool", "max_pool", "slice", "concat")
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One way to run a kernel."""
+
+    algorithm: str
+    operands: tuple[Layout, ...]
+    results: tuple[Layout, ...]
+    seconds: float
+
+
+def alternatives(node: Node, target: Target, context: Context) -> list[Alternative]:
+    """The ways to run a kernel, never none. Of those with the same layouts only the fastest is kept."""
+    assert node.body is not None
+    found = [*_algorithms(node, node.body, target, context), *_generic(node.body, target)]
+    best: dict[tuple[tuple[Layout, ...], tuple[Layout, ...]], Alternative] = {}
+    for alternative in found:
+        key = (alternative.operands, alternative.results)
+        if key not in best or alternative.seconds < best[key].seconds:
+            best[key] = alternative
+    return list(best.values())
+
+
+def transform_seconds(type_: Type, target: Target) -> float:
+    """Time to change the layout of a value: it is read and written once."""
+    return 2 * size(type_) / (target.gbytes_per_second * 1e9) + LAUNCH
+
+
+def size(type_: Type) -> int:
+    """Bytes of a value at the hinted batch."""
+    return _number(type_.nbytes)
+
+
+def _number(dim: object) -> int:
+    if isinstance(dim, int):
+        return dim
+    return int(substitute(dim, {s.name: HINT for s in dim.free_symbols}))  # type: ignore[attr-defined, call-overload]
+
+
+def _algorithms(node: Node, body: Graph, target: Target, context: Context) -> Iterable[Alternative]:
+    problem, root = describe(body), anchor(body)
+    if problem is None or root is None:
+        return
+    first = body.inputs.index(root.inputs[0]) if root.inputs[0] in body.inputs else -1
+    for algorithm in algorithms(target, family(root)):
+        reason = algorithm.applies(problem, target)
+        if reason is None and first < 0:
+            reason = "it takes no prologue"
+        if reason is None and not algorithm.exact and context.accuracy == "strict":
+            reason = "accuracy='strict' asks for the sums of the definition"
+        if reason is None and algorithm.weight_op and not root.inputs[1].is_constant and root.inputs[1] in body.inputs:  # type: ignore[union-attr]
+            operand = node.inputs[body.inputs.index(root.inputs[1])]  # type: ignore[arg-type]
+            if operand is None or not operand.is_constant:
+                reason = "the weights are not known at compile time, and preparing them each time costs more"
+        if reason is not None:
+            context.decline(f"choose {algorithm.name}", node.where, reason)
+            continue
+        wanted = algorithm.layouts(problem, target)
+        operands = []
+        for value in body.inputs:
+            if value is root.inputs[0]:
+                operands.append(wanted.x)
+            elif len(root.inputs) > 1 and value is root.inputs[1]:
+                assert wanted.w is not None
+                operands.append(wanted.w)
+            else:
+                operands.append(beside(value.type, body.outputs[0].type, wanted.out))
+        cost = algorithm.cost(problem, target, algorithm.tiles_for(problem, target))
+        extra = sum(size(v.type) for v in body.inputs if v not in root.inputs) / (target.gbytes_per_second * 1e9)
+        yield Alternative(
+            algorithm.name, tuple(operands), (wanted.out,) * len(body.outputs), cost.seconds + extra + LAUNCH
+        )
+
+
+def beside(operand: Type, result: Type, layout: Layout) -> Layout:
+    """The layout of an operand that broadcasts to a result in a given layout: the same where it has those axes."""
+    if operand.rank != result.rank:
+        return PLAIN
+    same = all(operand.shape[axis] == result.shape[axis] for axis, _ in layout.blocks)
+    return layout if same else PLAIN
+
+
+def _generic(body: Graph, target: Target) -> Iterable[Alternative]:
+    root = anchor(body)
+    plain_in, plain_out = (PLAIN,) * len(body.inputs), (PLAIN,) * len(body.outputs)
+    moved = sum(size(v.type) for v in (*body.inputs, *body.outputs))
+    seconds = moved / (target.gbytes_per_second * 1e9) + LAUNCH
+    if root is not None and (problem := describe(body)) is not None and hasattr(problem, "macs"):
+        peak = target.gflops_per_core * 1e9 * target.threads * FALLBACK_EFFICIENCY
+        yield Alternative(FALLBACK, plain_in, plain_out, seconds + 2 * problem.macs / peak)
+        return
+    name = GENERIC if root is None or root.op.startswith(("reduce_", "softmax", "log_softmax", "arg")) else FALLBACK
+    yield Alternative(name, plain_in, plain_out, seconds)
+    if target.kind != "cpu":
+        return
+    blocked = channels(target.block)
+    if all(_blockable(v, target.block) for v in body.outputs) and _channelwise(body, target.block):
+        operands = tuple(
+            blocked if _blockable(v, target.block) or _per_channel(v, body.outputs[0]) else PLAIN for v in body.inputs
+        )
+        if any(operands):
+            yield Alternative(name, operands, (blocked,) * len(body.outputs), seconds)
+            if root is not None:
+                yield Alternative(name, operands, plain_out, seconds)
+
+
+def _blockable(value: Value, block: int) -> bool:
+    shape = value.type.shape
+    return len(shape) >= 3 and isinstance(shape[1], int) and shape[1] % block == 0 and value.type.dtype in ("f32", "f64", "i32")
+
+
+def _per_channel(value: Value, result: Value) -> bool:
+    a, b = value.type, result.type
+    return a.rank == b.rank and a.rank >= 3 and a.shape[1] == b.shape[1]
+
+
+def _channelwise(body: Graph, block: int) -> bool:
+    """Whether every op treats blocks of channels alike, so that the kernel may run in the blocked layout."""
+    for node in body.nodes:
+        op = lookup(node.op)
+        if op.elementwise:
+            continue
+        if not node.op.startswith(CHANNELWISE):
+            return False
+        values: Sequence[Value] = [*node.operands(), *node.outputs]
+        if any(not _blockable(v, block) for v in values):
+            return False
+        if node.op == "concat" and node.attrs.axis != 1:
+            return False
+        if node.op == "slice" and values[0].type.shape[1] != values[-1].type.shape[1]:
+            return False
+        if node.op == "pad" and values[0].type.shape[1] != values[-1].type.shape[1]:
+            return False
+        if node.op.startswith("reduce_") and any(a < 2 for a in node.attrs.axes or (0,)):
+            return False
+    return True

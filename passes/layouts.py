@@ -1,0 +1,104 @@
+"""lay-out: the layouts that `choose` asked for go into the types; transforms are inserted where the ends disagree.
+
+Constants take the layout that their reader wants (they are packed when the program is put together), weights that an
+algorithm wants prepared get that operation in front, to be folded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cnncc.builder import Builder
+from cnncc.ir.graph import Graph, Node, Value
+from cnncc.ir.kernel import KernelAttrs, anchor, kernel_node
+from cnncc.ir.layout import PLAIN, Layout
+from cnncc.ops.layout import ToLayoutAttrs
+from cnncc.ops.registry import lookup
+from cnncc.ops.winograd import WinogradAttrs
+from cnncc.ops.window import geometry
+from cnncc.passes.manager import Context
+from cnncc.targets.describe import describe
+from cnncc.targets.table import GENERIC, find_algorithm
+
+
+def lay_out(graph: Graph, context: Context) -> None:
+    """Give every kernel the layouts in its attributes, then clear those."""
+    laid: dict[tuple[Value, Layout], Value] = {}
+    for node in list(graph.nodes):
+        if node.body is None:
+            _plain_operands(graph, node, laid)
+            continue
+        _prepare_weights(graph, node, context)
+        if not node.attrs.layouts:
+            wanted = [PLAIN] * (len(node.inputs) + len(node.outputs))
+        else:
+            wanted = [Layout.parse(t) if t else PLAIN for t in node.attrs.layouts]
+        for value, inner, layout in zip(list(node.operands()), node.body.inputs, wanted, strict=False):
+            arranged = _arranged(graph, value, layout, laid)
+            if arranged is not value:
+                node.replace_input(value, arranged)
+            inner.type = inner.type.with_(layout=layout)
+        for value, inner, layout in zip(node.outputs, node.body.outputs, wanted[len(node.inputs) :], strict=True):
+            inner.type = value.type = value.type.with_(layout=layout)
+        node.attrs = replace(node.attrs, layouts=())
+    for value in list(graph.outputs):
+        arranged = _arranged(graph, value, PLAIN, laid)
+        if arranged is not value:
+            graph.outputs = [arranged if v is value else v for v in graph.outputs]
+
+
+def _plain_operands(graph: Graph, node: Node, laid: dict[tuple[Value, Layout], Value]) -> None:
+    for value in list(node.operands()):
+        arranged = _arranged(graph, value, PLAIN, laid)
+        if arranged is not value:
+            node.replace_input(value, arranged)
+
+
+def _arranged(graph: Graph, value: Value, layout: Layout, laid: dict[tuple[Value, Layout], Value]) -> Value:
+    """The value in a layout: itself, a constant of another type, or the result of a transform kernel (made once)."""
+    if value.type.layout == layout:
+        return value
+    key = (value, layout)
+    if key not in laid:
+        if value.data is not None:
+            laid[key] = graph.add_constant(value.data, value.name + ".packed")
+            laid[key].type = value.type.with_(layout=layout)
+        else:
+            laid[key] = _transform(graph, value, layout)
+    return laid[key]
+
+
+def _transform(graph: Graph, value: Value, layout: Layout) -> Value:
+    body = Graph("body")
+    x = body.add_input("x", value.type)
+    type_ = value.type.with_(layout=layout)
+    tag = layout.tag(type_.rank) if layout else ""
+    node = body.add_node(Node("to_layout", [x], ToLayoutAttrs(tag), [type_], [body.fresh_name("y")]))
+    body.add_output(node.output)
+    kernel = kernel_node(graph, body, [value], KernelAttrs(GENERIC), f"layout of {value.name}")
+    graph.add_node(kernel)
+    return kernel.output
+
+
+def _prepare_weights(graph: Graph, node: Node, context: Context) -> None:
+    """conv(x, w) --> winograd_conv(x, winograd_weights(w)) where the chosen algorithm wants it."""
+    assert context.target is not None
+    assert node.body is not None
+    algorithm = find_algorithm(context.target, node.attrs.algorithm) if node.attrs.algorithm else None
+    root = anchor(node.body)
+    if algorithm is None or not algorithm.weight_op or root is None or root.op != "conv":
+        return
+    problem = describe(node.body)
+    tile = algorithm.tiles_for(problem, context.target)
+    g = geometry(root.attrs, root.inputs[1].type.shape[2:])  # type: ignore[union-attr]
+    attrs = WinogradAttrs(tile.m, (*g.begin, *g.end))
+    inner = root.inputs[1]
+    assert inner is not None
+    position = node.body.inputs.index(inner)
+    weights = node.inputs[position]
+    assert weights is not None
+    assert weights.data is not None
+    prepared = Builder(graph).constant(lookup(algorithm.weight_op).run(attrs, [weights.data])[0], weights.name + ".winograd")
+    inner.type = prepared.type
+    node.replace_input(weights, prepared)
+    root.op, root.attrs = "winograd_conv", attrs

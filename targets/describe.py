@@ -1,0 +1,84 @@
+"""From the anchor of a kernel to its problem: what the algorithm table is asked about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cnncc.ir.dims import Dim
+from cnncc.ir.graph import Graph, Node
+from cnncc.ir.kernel import anchor
+from cnncc.ops.window import geometry
+from cnncc.ops.winograd_matrices import TAPS
+from cnncc.targets.problem import ConvProblem, MatmulProblem, PoolProblem
+
+Problem = ConvProblem | MatmulProblem | PoolProblem
+
+
+def family(node: Node) -> str:
+    """The op whose algorithms serve an anchor."""
+    if node.op in ("conv", "winograd_conv"):
+        return "conv"
+    if node.op in ("max_pool", "average_pool"):
+        return "pool"
+    return node.op
+
+
+def describe(body: Graph) -> Problem | None:
+    """The problem of a kernel's body; None where its anchor has no algorithms of its own, or sizes are symbolic."""
+    node = anchor(body)
+    if node is None:
+        return None
+    maker = _MAKERS.get(family(node))
+    return maker(node) if maker else None
+
+
+def _batch(dim: Dim) -> int | str:
+    return dim if isinstance(dim, int) else str(dim)
+
+
+def _numbers(dims: Any) -> tuple[int, ...] | None:
+    return tuple(dims) if all(isinstance(d, int) for d in dims) else None
+
+
+def _conv(node: Node) -> ConvProblem | None:
+    x, w = (v.type for v in node.operands())
+    size = _numbers(x.shape[2:])
+    if size is None or not isinstance(x.shape[1], int):
+        return None
+    if node.op == "winograd_conv":
+        kernel, attrs, oc = (TAPS, TAPS), node.attrs, w.shape[2]
+        strides = dilations = (1, 1)
+        pads, groups = attrs.pads, 1
+    else:
+        g = geometry(node.attrs, w.shape[2:])
+        kernel, strides, pads, dilations, groups, oc = (  # type: ignore[assignment]
+            g.kernel, g.strides, (*g.begin, *g.end), g.dilations, node.attrs.groups, w.shape[0]
+        )  # fmt: skip
+    return ConvProblem(
+        _batch(x.shape[0]), x.shape[1], oc, size, kernel, strides, pads, dilations, groups, x.dtype  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _matmul(node: Node) -> MatmulProblem | None:
+    x, w = (v.type for v in node.operands())
+    inner = _numbers((*x.shape[1:], *w.shape))
+    if x.rank != 2 or w.rank != 2 or inner is None or node.attrs.transpose_x:
+        return None
+    n, k = w.shape if node.attrs.transpose_w else w.shape[::-1]
+    return MatmulProblem(_batch(x.shape[0]), k, n, node.attrs.transpose_w, 1, x.dtype)  # type: ignore[arg-type]
+
+
+def _pool(node: Node) -> PoolProblem | None:
+    x, y = node.inputs[0].type, node.outputs[0].type  # type: ignore[union-attr]
+    size, out = _numbers(x.shape[1:]), _numbers(y.shape[2:])
+    if size is None or out is None or len(node.outputs) != 1:
+        return None
+    g = geometry(node.attrs, node.attrs.kernel)
+    include = node.op == "average_pool" and node.attrs.count_include_pad
+    return PoolProblem(
+        node.op.removesuffix("_pool"), _batch(x.shape[0]), size[0], size[1:], out, g.kernel, g.strides,
+        (*g.begin, *g.end), g.dilations, include, x.dtype,
+    )  # fmt: skip
+
+
+_MAKERS = {"conv": _conv, "matmul": _matmul, "pool": _pool}
