@@ -1,0 +1,45 @@
+"""Graph --> graph rewrites. The two lists below are the whole order of things."""
+
+from __future__ import annotations
+
+from cnncc.passes.batchnorm import fold_batchnorm
+from cnncc.passes.canonicalize import canonicalize
+from cnncc.passes.choose import choose
+from cnncc.passes.constants import fold_constants
+from cnncc.passes.duplicates import merge_duplicates
+from cnncc.passes.layouts import lay_out
+from cnncc.passes.manager import Context, Pass, Step, run_passes
+from cnncc.passes.outputs import separate_outputs
+from cnncc.passes.pads import fold_pad
+from cnncc.passes.regions import propose_kernels
+from cnncc.passes.tiles import choose_tiles
+
+CANONICALIZE = Step("canonicalize", canonicalize)
+FOLD_CONSTANTS = Step("fold-constants", fold_constants)
+FOLD_PAD = Step("fold-pad", fold_pad)
+FOLD_BATCHNORM = Step("fold-batchnorm", fold_batchnorm)
+MERGE_DUPLICATES = Step("merge-duplicates", merge_duplicates)
+REMOVE_DEAD = Step("remove-dead", lambda graph, context: graph.tidy())
+SEPARATE_OUTPUTS = Step("separate-outputs", separate_outputs)
+PROPOSE_KERNELS = Step("propose-kernels", propose_kernels)
+CHOOSE = Step("choose", choose)
+LAY_OUT = Step("lay-out", lay_out)
+CHOOSE_TILES = Step("choose-tiles", choose_tiles)
+
+LOWERING: tuple[Pass, ...] = (SEPARATE_OUTPUTS, PROPOSE_KERNELS, CHOOSE, LAY_OUT, CHOOSE_TILES)
+INFERENCE: tuple[Pass, ...] = (
+    CANONICALIZE,
+    FOLD_CONSTANTS,
+    FOLD_PAD,
+    FOLD_BATCHNORM,
+    CANONICALIZE,
+    FOLD_CONSTANTS,
+    MERGE_DUPLICATES,
+    REMOVE_DEAD,
+    *LOWERING,
+)
+TRAINING: tuple[Pass, ...] = (CANONICALIZE, FOLD_CONSTANTS, FOLD_PAD, MERGE_DUPLICATES, REMOVE_DEAD, *LOWERING)
+
+PASSES: dict[str, Pass] = {p.name: p for p in (*INFERENCE, *TRAINING)}
+
+__all__ = ["INFERENCE", "LOWERING", "PASSES", "TRAINING", "Context", "Pass", "Step", "run_passes"]

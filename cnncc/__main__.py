@@ -1,0 +1,5 @@
+"""`python -m cnncc` equals `cnncc`."""
+
+from cnncc.cli import main
+
+main()

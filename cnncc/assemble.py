@@ -1,0 +1,121 @@
+"""From a laid-out graph, its memory plan and its kernels' objects to a `Program`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cnncc.ir.dims import Dim as GraphDim
+from cnncc.ir.dims import affine
+from cnncc.ir.graph import Graph, Node, Value
+from cnncc.passes.memory import Plan, Size
+from cnncc.runtime.machine import cpu_flags
+from cnncc.runtime.program import Affine, Buffer, Call, Dim, Port, Program
+from cnncc.targets.target import Target
+
+_VECTOR_FLAGS = ("avx", "fma", "bmi", "f16c", "sse4")
+
+
+def assemble(
+    graph: Graph,
+    plan: Plan,
+    symbols: Mapping[Node, str],
+    objects: Mapping[str, bytes],
+    workspaces: Mapping[Node, tuple[int, ...]],
+    target: Target,
+    notes: Mapping[str, Any],
+) -> Program:
+    """`symbols`: the kernel each node calls; `workspaces`: bytes of its extra buffers (placed by the plan)."""
+    table = _Buffers(graph, plan)
+    calls = []
+    for node in graph.nodes:
+        if node in plan.skipped:
+            continue
+        extra = [
+            table.workspace(f"{symbols[node]}.workspace{k}", nbytes, plan.workspaces[node][k])
+            for k, nbytes in enumerate(workspaces.get(node, ()))
+        ]
+        ids = [table.of(v) for v in (*node.operands(), *node.outputs)]
+        calls.append(Call(symbols[node], (*ids, *extra), node.source or node.outputs[0].name))
+    inputs = tuple(Port(v.name, v.type.numpy.name, _dims(v.type.shape), table.of(v)) for v in graph.inputs)
+    outputs = tuple(
+        Port(name, v.type.numpy.name, _dims(v.type.shape), table.of(v))
+        for v, name in zip(graph.outputs, graph.output_names, strict=True)
+    )
+    return Program(
+        buffers=tuple(table.buffers),
+        calls=tuple(calls),
+        inputs=inputs,
+        outputs=outputs,
+        kernels=objects,
+        constants=table.constants,
+        symbols=graph.symbols,
+        arena=_size(plan.arena),
+        threads=target.threads,
+        target=dataclasses.asdict(target),
+        features=required_features(target),
+        notes=notes,
+    ).check()
+
+
+def required_features(target: Target) -> tuple[str, ...]:
+    """CPU flags that the code may use: those of the vector width; for this machine's own code all of its vector flags."""
+    if target.kind != "cpu" or (target.triple and not target.triple.startswith("x86_64")):
+        return ()
+    if target.name == "native":
+        return tuple(sorted(f for f in cpu_flags() if f.startswith(_VECTOR_FLAGS)))
+    by_width = {512: ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma"), 256: ("avx2", "fma")}
+    return by_width.get(target.vector_bits, ())
+
+
+class _Buffers:
+    """Assigns each value a buffer on first use; views come after their root."""
+
+    def __init__(self, graph: Graph, plan: Plan):
+        self.graph = graph
+        self.plan = plan
+        self.buffers: list[Buffer] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self.ids: dict[Value, int] = {}
+
+    def of(self, value: Value) -> int:
+        if value not in self.ids:
+            made = self._make(value)
+            self.ids[value] = len(self.buffers)
+            self.buffers.append(made)
+        return self.ids[value]
+
+    def workspace(self, name: str, nbytes: int, offset: Size) -> int:
+        self.buffers.append(Buffer(name, "uint8", (nbytes,), "arena", _size(offset)))
+        return len(self.buffers) - 1
+
+    def _make(self, value: Value) -> Buffer:
+        shape, dtype = _dims(value.type.physical), value.type.numpy.name
+        if value in self.plan.views:
+            view = self.plan.views[value]
+            base = self.of(view.root)
+            return Buffer(value.name, dtype, shape, self.buffers[base].kind, view.offset, base)
+        if value.data is not None:
+            name = f"{value.name}#{len(self.buffers)}"
+            self.constants[name] = value.type.layout.pack(value.data)
+            return Buffer(name, dtype, shape, "constant")
+        if value in self.graph.inputs:
+            return Buffer(value.name, dtype, shape, "input")
+        if value in self.graph.outputs:
+            return Buffer(value.name, dtype, shape, "output")
+        return Buffer(value.name, dtype, shape, "arena", _size(self.plan.offsets[value]))
+
+
+def _size(size: Size) -> Dim:
+    return Affine.of(dict(size.terms), size.constant)
+
+
+def _dims(shape: tuple[GraphDim, ...]) -> tuple[Dim, ...]:
+    result = []
+    for d in shape:
+        constant, terms = affine(d)
+        result.append(Affine.of(terms, constant))
+    return tuple(result)

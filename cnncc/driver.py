@@ -1,0 +1,168 @@
+"""`cnncc.compile`: a model --> graph --> passes --> kernels --> executable, each stage named and timed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnncc.errors import UnsupportedError
+from cnncc.ir.graph import Graph, Node
+from cnncc.ir.types import Type
+from cnncc.passes.manager import Accuracy
+from cnncc.targets.target import Target
+
+if TYPE_CHECKING:
+    from cnncc.runtime.executable import Executable
+
+Shapes = Mapping[str, Sequence[int | str]]
+
+
+@dataclass
+class Progress:
+    """What a compilation tells its caller: stage names with seconds, and kernels built out of how many."""
+
+    on_stage: Callable[[str, float], None] = lambda name, seconds: None
+    on_kernel: Callable[[int, int, str], None] = lambda done, total, symbol: None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def stage(self, name: str, start: float) -> float:
+        """Note a stage that began at `start`; returns the time now."""
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - start
+        self.on_stage(name, now - start)
+        return now
+
+
+def compile(
+    model: Any,
+    target: str | Target = "native",
+    threads: int | None = None,
+    shapes: Shapes | Sequence[Any] | None = None,
+    accuracy: Accuracy = "default",
+    *,
+    progress: Progress | None = None,
+    dump: str | os.PathLike[str] | None = None,
+) -> Executable:
+    """Compile a model for a machine.
+
+    model: path of an .onnx file, its bytes, onnx.ModelProto, cnncc.Graph, a cnncc.nn module, or a torch module (with
+        example inputs in place of shapes).
+    target: "native", "avx2", "avx512", "cuda", "cuda:sm_90", ... or a Target record.
+    threads: threads a run may use (default: the processors this process may use).
+    shapes: {"input": (1, 3, 224, 224)} fixes symbolic dimensions. Left out, a symbolic batch stays symbolic.
+    accuracy: "strict" (the sums of the definition), "default" (Winograd where its bound holds), "fast".
+    dump: a folder for the IR after every pass.
+
+    Raises ModelFileError, UnsupportedError (all unsupported operators at once), GraphError.
+    """
+    from cnncc.runtime.specialize import Specializing, open_symbols
+
+    progress = progress or Progress()
+    start = time.perf_counter()
+    if accuracy not in ("strict", "default", "fast"):
+        raise UnsupportedError(f"accuracy must be 'strict', 'default' or 'fast', got {accuracy!r}")
+    graph = as_graph(model, shapes)
+    progress.stage("import", start)
+    from cnncc.targets.machine import find_target
+
+    machine = find_target(target, threads)
+    folder = None if dump is None else Path(dump)
+    if open_symbols(graph):
+        return Specializing(graph, lambda g: compile_graph(g, machine, accuracy, progress, folder))  # type: ignore[return-value]
+    return compile_graph(graph, machine, accuracy, progress, folder)
+
+
+def as_graph(model: Any, shapes: Any = None) -> Graph:
+    """Any kind of model that `compile` takes --> a graph."""
+    if isinstance(model, Graph):
+        return model if not shapes else with_shapes(model, shapes)
+    from cnncc import nn
+
+    if isinstance(model, nn.Module):
+        return nn.trace(model, shapes)
+    if _is_torch(model):
+        from cnncc.edges.torch_edge import from_torch
+
+        return from_torch(model, shapes)
+    from cnncc.edges.onnx_import import load_onnx
+
+    return load_onnx(model, shapes)
+
+
+def with_shapes(graph: Graph, shapes: Shapes) -> Graph:
+    """The graph with input shapes fixed and every type inferred anew. Raises GraphError where they contradict."""
+    from cnncc.ir.reshape import bind_shapes
+
+    return bind_shapes(graph, shapes)
+
+
+def _is_torch(model: Any) -> bool:
+    return any(c.__module__.split(".")[0] == "torch" and c.__name__ == "Module" for c in type(model).__mro__)
+
+
+def compile_graph(
+    graph: Graph,
+    target: Target,
+    accuracy: Accuracy = "default",
+    progress: Progress | None = None,
+    dump: Path | None = None,
+    training: bool = False,
+) -> Executable:
+    """Compile a graph whose shapes are known up to a symbolic batch."""
+    from cnncc.assemble import assemble
+    from cnncc.kernels.build import KernelSource, build_all
+    from cnncc.passes import INFERENCE, TRAINING
+    from cnncc.passes.manager import Context, run_passes
+    from cnncc.passes.memory import plan_memory
+    from cnncc.report import describe_calls
+    from cnncc.runtime.executable import Executable
+    from cnncc.targets.lower import kernel_key, kernel_symbol, lower_kernel
+
+    progress = progress or Progress()
+    start = time.perf_counter()
+    context = Context(target, accuracy, dump=dump)
+    laid = run_passes(graph, TRAINING if training else INFERENCE, context)
+    for name, seconds in context.seconds.items():
+        progress.seconds[name] = progress.seconds.get(name, 0.0) + seconds
+        progress.on_stage(name, seconds)
+    start = time.perf_counter()
+
+    symbols: dict[Node, str] = {}
+    sources: dict[str, KernelSource] = {}
+    workspaces: dict[Node, tuple[int, ...]] = {}
+    extra: dict[str, tuple[int, ...]] = {}
+    for node in laid.nodes:
+        if node.body is None:
+            continue
+        key = kernel_key(node)
+        symbols[node] = symbol = kernel_symbol(node, key)
+        sources.setdefault(symbol, KernelSource(key, lambda n=node: lower_kernel(n, target).func))  # type: ignore[misc]
+        if _may_need_workspace(node):
+            if symbol not in extra:
+                extra[symbol] = lower_kernel(node, target).workspaces
+            workspaces[node] = extra[symbol]
+    plan = plan_memory(laid, workspaces)
+    start = progress.stage("plan-memory", start)
+    used = {symbols[n] for n in laid.nodes if n not in plan.skipped}
+    objects = build_all({s: sources[s] for s in sources if s in used}, target, progress=progress.on_kernel)
+    start = progress.stage("build kernels", start)
+    notes = {"name": graph.name, "accuracy": accuracy, "calls": describe_calls(laid, plan, symbols, target)}
+    program = assemble(laid, plan, symbols, objects, workspaces, target, notes)
+    executable = Executable(program)
+    progress.stage("load", start)
+    return executable
+
+
+def _may_need_workspace(node: Node) -> bool:
+    """Kernels of several stages outside the algorithms: only scheduling tells what they keep between stages."""
+    from cnncc.ir.kernel import anchor
+    from cnncc.targets.table import FALLBACK, GENERIC
+
+    assert node.body is not None
+    return node.attrs.algorithm in (GENERIC, FALLBACK) and anchor(node.body) is not None
+
+

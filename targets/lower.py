@@ -1,0 +1,189 @@
+"""From a kernel of the graph to a scheduled PrimFunc.
+
+The body is evaluated at logical indices: every elementwise op becomes part of the expression where it is read, in
+whatever layout. The anchor is defined by the chosen algorithm, or by its own `compute` where none was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from cnncc.ir.graph import Graph, Node, Value
+from cnncc.ir.kernel import anchor
+from cnncc.ir.printer import attributes, print_graph
+from cnncc.ir.types import Type
+from cnncc.ops.lowering import Lowering, Operand, element_at
+from cnncc.ops.registry import lookup
+from cnncc.passes.tiles import tile_record
+from cnncc.targets.describe import describe
+from cnncc.targets.table import find_algorithm
+from cnncc.targets.target import Target
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A scheduled kernel: its PrimFunc (operands, results, workspaces), bytes of each workspace, the recipe used."""
+
+    func: Any
+    workspaces: tuple[int, ...]
+    recipe: str
+
+
+def kernel_key(node: Node) -> str:
+    """All that a kernel's code depends on, besides the target: the body with numbered names, algorithm and tiles."""
+    assert node.body is not None
+    return f"{attributes(node.attrs)}\n{print_graph(_renamed(node.body))}"
+
+
+def kernel_symbol(node: Node, key: str) -> str:
+    """A name for a kernel: what it does, and a digest of its key."""
+    assert node.body is not None
+    root = anchor(node.body)
+    ops = [root.op] if root is not None else [n.op for n in node.body.nodes[:3]]
+    return f"{'_'.join(ops)}_{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+def lower_kernel(node: Node, target: Target) -> Lowered:
+    """Define and schedule a kernel."""
+    from tvm import IRModule, s_tir, te
+
+    assert node.body is not None
+    evaluator = _Evaluator(node.body, target)
+    results = evaluator.results(node)
+    func = te.create_prim_func([*evaluator.arguments, *results])
+    algorithm = find_algorithm(target, node.attrs.algorithm)
+    if algorithm is None:
+        return _schedule_generic(func, target, node.attrs.algorithm)
+    problem = describe(node.body)
+    schedule = s_tir.Schedule(IRModule({"main": func}))
+    algorithm.schedule(schedule, problem, evaluator.tile, target)
+    return Lowered(schedule.mod["main"], (), algorithm.name)
+
+
+def math_for(target: Target) -> Any:
+    """The namespace of formulas on a target."""
+    if target.kind == "cpu":
+        from cnncc.targets.cpu.formulas import CpuMath
+
+        return CpuMath()
+    from cnncc.targets.tir_math import TirMath
+
+    return TirMath()
+
+
+def _schedule_generic(func: Any, target: Target, name: str) -> Lowered:
+    if target.kind == "cuda":
+        from cnncc.targets.cuda.generic import schedule_generic
+    else:
+        from cnncc.targets.cpu.generic import schedule_generic
+    scheduled, workspaces, recipe = schedule_generic(func, target)
+    return Lowered(scheduled, tuple(workspaces), recipe)
+
+
+def _renamed(body: Graph) -> Graph:
+    copy = body.copy()
+    copy.name = "body"
+    for k, value in enumerate(copy.values()):
+        value.name = str(k)
+    for node in copy.nodes:
+        node.source = ""
+    copy.output_names = [v.name for v in copy.outputs]
+    return copy
+
+
+class _Evaluator:
+    """Builds the expressions of one kernel's body."""
+
+    def __init__(self, body: Graph, target: Target):
+        self.body = body
+        self.target = target
+        self.c = Lowering(math_for(target))
+        self.known: dict[Value, Operand] = {}
+        self.arguments = []
+        for k, value in enumerate(body.inputs):
+            operand = self.c.placeholder(value.type, f"a{k}")
+            self.arguments.append(operand.tensor)
+            self.known[value] = operand
+        self.anchor = anchor(body)
+        self.tile: Any = None
+
+    def results(self, node: Node) -> list[Any]:
+        """te tensors of the results."""
+        algorithm = find_algorithm(self.target, node.attrs.algorithm)
+        if algorithm is not None:
+            return [self._by_algorithm(node, algorithm)]
+        if self.anchor is not None:
+            self._by_definition(self.anchor)
+        return [self._stored(v, f"out{k}") for k, v in enumerate(self.body.outputs)]
+
+    def _by_algorithm(self, node: Node, algorithm: Any) -> Any:
+        root = self.anchor
+        assert root is not None
+        problem = describe(self.body)
+        kind = type(algorithm.tiles_for(problem, self.target))
+        self.tile = tile_record(kind, node.attrs.tile) if node.attrs.tile else algorithm.tiles_for(problem, self.target)
+        (result,) = self.body.outputs
+        operands = [self.known[v].tensor for v in root.operands()]
+        weights = operands[1] if len(operands) > 1 else None
+
+        def finish(value: Any, index: tuple[Any, ...]) -> Any:
+            at = {root.output: Operand(root.output.type, lambda *_: value)}
+            for v in self.body.inputs:
+                if v not in root.inputs:
+                    at[v] = self._beside(self.known[v], result.type)
+            return self._operand(result, at)(*index)
+
+        return algorithm.define(problem, self.tile, operands[0], weights, finish)
+
+    def _beside(self, operand: Operand, result: Type) -> Operand:
+        """An operand read at the indices of a result, some of which may fall into the padding of its blocks."""
+        type_ = operand.type
+        ragged = [
+            (axis, type_.shape[axis])
+            for axis, factor in result.layout.blocks
+            if type_.rank == result.rank and not type_.layout.factor(axis) > 1 and type_.shape[axis] not in (1,)
+            and not (isinstance(result.shape[axis], int) and result.shape[axis] % factor == 0)  # type: ignore[operator]
+        ]  # fmt: skip
+        if not ragged:
+            return operand
+
+        def read(*index: Any) -> Any:
+            from tvm import tirx
+
+            value = operand(*index)
+            for axis, extent in ragged:
+                value = self.c.guard(index[axis] < self.c.dim(extent), value, tirx.const(0, value.dtype))
+            return value
+
+        return Operand(type_, read)
+
+    def _by_definition(self, root: Node) -> None:
+        op = lookup(root.op)
+        assert op.compute is not None
+        types = []
+        for value in root.outputs:
+            stored = next((o.type for o in self.body.outputs if o.type.shape == value.type.shape), value.type)
+            types.append(value.type.with_(layout=stored.layout))
+        operands = [None if v is None else self._operand(v, self.known) for v in root.inputs]
+        made = op.compute(self.c, root.attrs, types, operands)  # type: ignore[arg-type]
+        made = made if isinstance(made, (tuple, list)) else (made,)
+        self.known.update(zip(root.outputs, made, strict=True))
+
+    def _stored(self, value: Value, name: str) -> Any:
+        operand = self._operand(value, self.known)
+        arguments = {v for v in self.body.inputs}
+        if operand.tensor is not None and operand.type.layout == value.type.layout and value not in arguments:
+            return operand.tensor
+        return self.c.stage(value.type, operand, name).tensor
+
+    def _operand(self, value: Value, at: dict[Value, Operand]) -> Operand:
+        """The value as an operand: known, or an expression of the operands of the node that makes it."""
+        if value in at:
+            return at[value]
+        node = value.node
+        assert node is not None
+        op = lookup(node.op)
+        xs = [self._operand(v, at) for v in node.operands()]
+        return Operand(value.type, lambda *index: element_at(op, self.c, node.attrs, value.type, xs, index))
