@@ -48,6 +48,10 @@ class State(MutableMapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self.arrays)
 
+    def after_fork(self) -> None:
+        """In a forked child: another thread of the parent may have held the lock."""
+        self.lock = threading.Lock()
+
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
