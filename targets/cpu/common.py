@@ -1,0 +1,132 @@
+"""What the dense CPU algorithms share: arithmetic, te helpers, and the recipe of a convolution's register tile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from cnncc.targets.cpu.tiling import ConvTile
+from cnncc.targets.problem import ConvProblem
+from cnncc.targets.target import Target
+
+Finish = Callable[[Any, tuple[Any, ...]], Any]
+
+
+def i64(value: Any) -> Any:
+    """A Python integer as TIR's int64 (a symbolic batch is int64, and indices may not mix widths); others as they are."""
+    from tvm import tirx
+
+    return tirx.const(value, "int64") if isinstance(value, int) else value
+
+
+def shape(*extents: Any) -> tuple[Any, ...]:
+    """Extents as int64."""
+    return tuple(i64(e) for e in extents)
+
+
+def reduce_axes(prefix: str, extents: Iterable[int]) -> list[Any]:
+    """te reduction axes of the given extents, named by a prefix and their place."""
+    from tvm import te
+
+    return [te.reduce_axis((i64(0), i64(e)), name=f"{prefix}{k}") for k, e in enumerate(extents)]
+
+
+def batch_of(problem: Any, x: Any) -> Any:
+    """The batch as te needs it: a constant, or the variable in the operand's shape."""
+    return i64(problem.n) if isinstance(problem.n, int) else x.shape[0]
+
+
+def padded(problem: ConvProblem, tile: ConvTile, x: Any, lead: int, tail: int) -> Any:
+    """The stage "pad": x(*lead, *spatial, *tail) with the problem's pads, as far as the tiles read.
+
+    `lead` is the number of channel blocks (or channels), `tail` the channels in a block, 0 where there are no blocks.
+    """
+    from tvm import te, tirx
+
+    r = problem.rank
+    extent = [
+        (ceil_to(o, g) - 1) * s + d * (k - 1) + 1
+        for o, g, s, d, k in zip(
+            problem.out, tile.group, problem.strides, problem.dilations, problem.kernel, strict=True
+        )
+    ]
+
+    def at(n: Any, c: Any, *rest: Any) -> Any:
+        where = inside(rest[:r], problem.size, extent, problem.pads[:r])
+        value = x(n, c, *(i - i64(p) for i, p in zip(rest[:r], problem.pads[:r], strict=True)), *rest[r:])
+        return tirx.if_then_else(tirx.all(*where), value, tirx.const(0.0, "float32")) if where else value
+
+    return te.compute(shape(batch_of(problem, x), lead, *extent, *([tail] if tail else [])), at, name="pad")
+
+
+def inside(index: Sequence[Any], size: Sequence[int], extent: Sequence[int], pads: Sequence[int]) -> list[Any]:
+    """Conditions under which a padded index lies in the unpadded array; those that always hold are left out.
+
+    `index` counts from the padding's begin and runs to `extent`; `pads` are the begins.
+    """
+    conditions = []
+    for i, s, e, p in zip(index, size, extent, pads, strict=True):
+        if p:
+            conditions.append(i >= i64(p))
+        if e - p > s:
+            conditions.append(i < i64(p + s))
+    return conditions
+
+
+def window(problem: ConvProblem, at: Sequence[Any], taps: Sequence[Any]) -> list[Any]:
+    """Where in the padded input an output pixel finds a tap of the kernel."""
+    return [o * i64(s) + k * i64(d) for o, s, k, d in zip(at, problem.strides, taps, problem.dilations, strict=True)]
+
+
+def ceil_to(a: int, b: int) -> int:
+    """a rounded up to a multiple of b."""
+    return -(-a // b) * b
+
+
+def has_block(sch: Any, name: str) -> bool:
+    """Whether the function under the schedule has a block of this name."""
+    import tvm_ffi
+    from tvm import s_tir
+
+    found: list[str] = []
+    tvm_ffi.structural_walk(sch.mod["main"].body, (s_tir.SBlock, lambda block: found.append(str(block.name_hint))))
+    return name in found
+
+
+def schedule_tile(sch: Any, problem: ConvProblem, tile: ConvTile) -> None:
+    """The recipe: tasks (batch, groups of pixels, chunks of output channels), in them register tiles, reduction inside.
+
+    Stages: "pad" (where there is one), "acc" with loops batch, output blocks, pixels, lanes, reduction; "out".
+    """
+    r = problem.rank
+    acc, out = sch.get_sblock("acc"), sch.get_sblock("out")
+    batch, oc, *rest = sch.get_loops(acc)
+    pixels, lanes, steps = rest[:r], rest[r], rest[r + 1 :]
+
+    oc_task, oc_tile, oc_in = sch.split(oc, [None, tile.chunk // tile.vectors, tile.vectors])
+    splits = [sch.split(p, [None, g // q, q]) for p, g, q in zip(pixels, tile.group, tile.pixels, strict=True)]
+    tasks, tiles, inner = ([s[k] for s in splits] for k in range(3))
+    sch.reorder(batch, *tasks, oc_task, oc_tile, *tiles, *steps, *inner, oc_in, lanes)
+    task = sch.fuse(batch, *tasks, oc_task)
+
+    if has_block(sch, "pad"):
+        pad = sch.get_sblock("pad")
+        sch.compute_at(pad, task, preserve_unit_loops=True)
+        sch.set_scope(pad, 0, "local")
+        sch.vectorize(sch.get_loops(pad)[-1])
+    sch.reverse_compute_at(out, tiles[-1], preserve_unit_loops=True)
+    sch.set_scope(acc, 0, "local")
+    if tile.parallel:
+        sch.parallel(task)
+
+    *out_inner, out_lanes = sch.get_loops(out)[-r - 2 :]
+    for loop in (*inner, oc_in, *out_inner):
+        sch.unroll(loop)
+    sch.vectorize(lanes)
+    sch.vectorize(out_lanes)
+    init = sch.decompose_reduction(acc, steps[0])
+    *init_inner, init_lanes = sch.get_loops(init)[-r - 2 :]
+    for loop in init_inner:
+        sch.unroll(loop)
+    sch.vectorize(init_lanes)

@@ -1,0 +1,122 @@
+"""Direct convolution on blocked channels: out[n, o, y, b] = sum over c, k, a of x[n, c, y*s + k*d, a] * w[o, c, k, a, b].
+
+A tile of accumulators (a few output pixels times a few vectors of output channels) stays in registers for the whole
+reduction; each step loads the vectors of weights and broadcasts one input channel of each pixel. Borders are padded
+once per task, into scratch, so that the innermost loop has no conditions; where a tile overhangs the output, it
+computes from that scratch too, and only what lies inside is written. 1x1 convolutions are this loop without taps.
+
+NeoCPU (Liu et al., ATC 2019) describes the layout; Georganas et al., SC 2018, the register blocking.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from cnncc.ir.layout import Layout, channels
+from cnncc.targets.algorithm import Algorithm, Cost, Layouts
+from cnncc.targets.cpu import common, tiling
+from cnncc.targets.cpu.tiling import ConvTile, Reduction, ceil_div, covered
+from cnncc.targets.problem import ConvProblem
+from cnncc.targets.target import Target
+
+
+def applies(problem: ConvProblem, target: Target) -> str | None:
+    """Why not, or None: float32, groups of whole blocks, and a pixel's window that fits the scratch."""
+    b = target.block
+    ic, oc = problem.ic // problem.groups, problem.oc // problem.groups
+    if problem.dtype != "f32":
+        return f"direct convolution is for f32, got {problem.dtype}"
+    if min(problem.out) < 1:
+        return f"direct convolution needs an output of at least one pixel, got {problem.out}"
+    if problem.groups > 1 and (ic % b or oc % b):
+        return f"channels of a group must be multiples of the block {b}, got {ic} in and {oc} out"
+    window = 4 * _depth(problem, b) * math.prod(covered(problem, (1,) * problem.rank))
+    if window > tiling.SCRATCH:
+        return f"the input of a pixel must fit {tiling.SCRATCH} bytes of scratch, got {window}"
+    return None
+
+
+def layouts(problem: ConvProblem, target: Target) -> Layouts:
+    """NCHW{b}c, OIHW{b}i{b}o, NCHW{b}c."""
+    b = target.block
+    return Layouts(channels(b), Layout(((1, b), (0, b))), channels(b))
+
+
+def tiles_for(problem: ConvProblem, target: Target) -> ConvTile:
+    """The tile with the least modelled time."""
+    return tiling.choose(problem, target, _reduction(problem, target.block))
+
+
+def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
+    """Time by the tile model."""
+    return tiling.conv_cost(problem, target, _reduction(problem, tile.block), tile)
+
+
+def scratch(problem: ConvProblem, target: Target, tile: ConvTile) -> int:
+    """Bytes of the padded copy of a task's input."""
+    return tiling.scratch(problem, tile, _depth(problem, tile.block))
+
+
+def _depth(problem: ConvProblem, block: int) -> int:
+    """Channels of a group's input, in whole blocks."""
+    return ceil_div(problem.ic // problem.groups, block) * block
+
+
+def _reduction(problem: ConvProblem, block: int) -> Reduction:
+    depth = _depth(problem, block)
+    return Reduction(
+        inner=block,
+        outer=depth // block * math.prod(problem.kernel),
+        depth=depth,
+        blocks=ceil_div(problem.oc // problem.groups, block),
+    )
+
+
+def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.Finish) -> Any:
+    """Stages "pad" (where the tile copies, or a prologue would be computed for every tap), "acc", "out"."""
+    from tvm import te
+
+    r, b = problem.rank, tile.block
+    i64, shape = common.i64, common.shape
+    n = common.batch_of(problem, x)
+    ic, oc = ceil_div(problem.ic, b), ceil_div(problem.oc, b)
+    per_group_in, per_group_out = ceil_div(problem.ic // problem.groups, b), ceil_div(problem.oc // problem.groups, b)
+    source = common.padded(problem, tile, x, ic, b) if tile.copy or not isinstance(x, te.Tensor) else x
+    (c,), taps, (a,) = (
+        common.reduce_axes("c", [per_group_in]),
+        common.reduce_axes("k", problem.kernel),
+        common.reduce_axes("a", [b]),
+    )
+    reach = [common.ceil_to(o, g) for o, g in zip(problem.out, tile.group, strict=True)]
+
+    def product(n: Any, o: Any, *rest: Any) -> Any:
+        at, lane = rest[:r], rest[r]
+        first = o // i64(per_group_out) * i64(per_group_in) if problem.groups > 1 else i64(0)
+        pixel = source(n, first + c, *common.window(problem, at, taps), a)
+        return te.sum(pixel * w(o, c, *taps, a, lane), axis=[c, *taps, a])
+
+    acc = te.compute(shape(n, oc, *reach, b), product, name="acc")
+    return te.compute(
+        shape(n, oc, *problem.out, b),
+        lambda n, o, *rest: finish(acc(n, o, *rest), (n, o * i64(b) + rest[r], *rest[:r])),
+        name="out",
+    )
+
+
+def schedule(sch: Any, problem: ConvProblem, tile: ConvTile, target: Target) -> None:
+    """Tasks, register tiles, reduction; see `common.schedule_tile`."""
+    common.schedule_tile(sch, problem, tile)
+
+
+ALGORITHM = Algorithm(
+    name="direct",
+    op="conv",
+    applies=applies,
+    layouts=layouts,
+    tiles_for=tiles_for,
+    cost=cost,
+    define=define,
+    schedule=schedule,
+    scratch=scratch,
+)
