@@ -2,9 +2,35 @@
 
 from cnncc.ops import (
     conv,
+    winograd,
+    pool,
+    norm,
+    matmul,
     elementwise,
+    functions,
+    activation,
+    softmax,
+    reduce,
+    shape,
+    cut,
     layout,
-)
+)  # isort: skip
 from cnncc.ops.registry import TABLE, Arg, Op, Sample, define, lookup
 
-__all__ = ["TABLE", "Arg", "Op", "Sample", "conv", "define", "elementwise", "layout", "lookup"]
+FAMILIES = (
+    conv,
+    winograd,
+    pool,
+    norm,
+    matmul,
+    elementwise,
+    functions,
+    activation,
+    softmax,
+    reduce,
+    shape,
+    cut,
+    layout,
+)
+
+__all__ = ["FAMILIES", "TABLE", "Arg", "Op", "Sample", "define", "lookup"]

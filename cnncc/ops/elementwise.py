@@ -157,23 +157,27 @@ _STEP = "piecewise constant: the gradient is zero almost everywhere"
 floor = unary("floor", lambda m, x: m.floor(x), None, no_grad=_STEP, doc="largest integer not above x")
 ceil = unary("ceil", lambda m, x: m.ceil(x), None, no_grad=_STEP, doc="smallest integer not below x")
 round_ = unary("round", lambda m, x: m.round(x), None, no_grad=_STEP, doc="nearest integer, halves to even")
-sign = unary(
-    "sign",
-    lambda m, x: m.where(x > x * 0, x * 0 + 1, m.where(x < x * 0, x * 0 - 1, x * 0)),
-    None,
-    infer=infer_same,
-    no_grad=_STEP,
-    doc="-1, 0 or 1",
-)
+
+
+def _sign(m: Any, x: Any) -> Any:
+    def parts(v: Any) -> Any:
+        zero, one = m.like(0, v), m.like(1, v)
+        return m.where(v > zero, one, m.where(v < zero, zero - one, v))  # keeps NaN
+
+    return m.let(x, parts)
+
+
+sign = unary("sign", _sign, None, infer=infer_same, no_grad=_STEP, doc="-1, 0 or 1")
 isnan = unary("isnan", lambda m, x: m.isnan(x), None, infer=infer_compare, no_grad=_STEP, doc="whether x is NaN")
+isinf = unary("isinf", lambda m, x: m.isinf(x), None, infer=infer_compare, no_grad=_STEP, doc="whether x is infinite")
 
 # -- comparison and logic --------------------------------------------------------------------------------------------
 
 _BOOL = "the result is bool"
 _INTS = (Arg((2, 3, 4), "i32", 0, 2), Arg((3, 1), "i32", 0, 2))
 _BITS = (Arg((2, 3, 4), "bool"), Arg((3, 1), "bool"))
-equal = binary("equal", lambda m, x, y: x == y, None, infer=infer_compare, no_grad=_BOOL, args=_INTS, commutative=True, doc="x == y")  # fmt: skip
-not_equal = binary("not_equal", lambda m, x, y: x != y, None, infer=infer_compare, no_grad=_BOOL, args=_INTS, commutative=True, doc="x != y")  # fmt: skip
+equal = binary("equal", lambda m, x, y: m.equal(x, y), None, infer=infer_compare, no_grad=_BOOL, args=_INTS, commutative=True, doc="x == y")  # fmt: skip
+not_equal = binary("not_equal", lambda m, x, y: m.not_equal(x, y), None, infer=infer_compare, no_grad=_BOOL, args=_INTS, commutative=True, doc="x != y")  # fmt: skip
 less = binary("less", lambda m, x, y: x < y, None, infer=infer_compare, no_grad=_BOOL, args=_INTS, doc="x < y")
 less_equal = binary(
     "less_equal", lambda m, x, y: x <= y, None, infer=infer_compare, no_grad=_BOOL, args=_INTS, doc="x <= y"
@@ -182,7 +186,38 @@ greater = binary("greater", lambda m, x, y: x > y, None, infer=infer_compare, no
 greater_equal = binary("greater_equal", lambda m, x, y: x >= y, None, infer=infer_compare, no_grad=_BOOL, args=_INTS, doc="x >= y")  # fmt: skip
 and_ = binary("and", lambda m, x, y: m.logical_and(x, y), None, infer=infer_logic, no_grad=_BOOL, args=_BITS, commutative=True, doc="x and y")  # fmt: skip
 or_ = binary("or", lambda m, x, y: m.logical_or(x, y), None, infer=infer_logic, no_grad=_BOOL, args=_BITS, commutative=True, doc="x or y")  # fmt: skip
+xor = binary("xor", lambda m, x, y: m.not_equal(x, y), None, infer=infer_logic, no_grad=_BOOL, args=_BITS, commutative=True, doc="either x or y")  # fmt: skip
 not_ = unary("not", lambda m, x: m.logical_not(x), None, infer=infer_logic, no_grad=_BOOL, arg=_BITS[0], doc="not x")
+
+
+@dataclass(frozen=True)
+class ModAttrs:
+    """fmod: the remainder has the sign of x, as in C, instead of y's, as in Python."""
+
+    fmod: bool = False
+
+
+def _mod_grad(g: Any) -> Gradients:
+    """z = x - n y with a whole n; dx = dz, dy = -n dz."""
+    x, y = g.inputs
+    return (g.dy, g.b.mul(g.dy, g.b.div(g.b.sub(g.outputs[0], x), y)) if g.needs(1) else None)
+
+
+mod = define(
+    "mod",
+    ("x", "y"),
+    attrs=ModAttrs,
+    infer=infer_same,
+    formula=lambda m, a, x, y: m.remainder(x, y) if a.fmod else m.modulo(x, y),
+    grad=_mod_grad,
+    samples=(
+        Sample((Arg((2, 3, 4), low=-5, high=5), Arg((3, 1), low=0.5, high=2)), smooth=False, attrs=ModAttrs()),
+        Sample((Arg((2, 3, 4), low=-5, high=5), Arg((3, 1), low=-2, high=-0.5)), smooth=False, attrs=ModAttrs(True)),
+        Sample((Arg((2, 3, 4), "i32", -9, 9), Arg((3, 1), "i32", -4, 4)), smooth=False, attrs=ModAttrs()),
+        Sample((Arg((2, 3, 4), "i32", -9, 9), Arg((3, 1), "i32", -4, 4)), smooth=False, attrs=ModAttrs(True)),
+    ),
+    doc="the remainder of x / y",
+)
 
 
 def _where_infer(attrs: NoAttrs, condition: Type, x: Type, y: Type) -> Type:
