@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-__all__ = ["LIGHT", "NETS", "Net", "build", "export", "inputs", "light", "ocr", "reference", "shape_of"]
+__all__ = ["LIGHT", "NETS", "Net", "build", "export", "inputs", "light", "ocr", "reference", "shape_of", "with_example"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,13 @@ def build(name: str, seed: int = 0, size: int | tuple[int, ...] | None = None, w
     make = getattr(importlib.import_module(f"tests.zoo.{NETS[name].module}"), name)
     module: torch.nn.Module = make(width, _sized(name, size))
     return calibrate(module, shape_of(name, 1, size)[1:], seed)
+
+
+def with_example(name: str, batch: int = 1, size: int | tuple[int, ...] | None = None) -> tuple[Any, Any]:
+    """A network and its example input: what `cnncc bench "tests.zoo:with_example?name=resnet18"` calls."""
+    import torch
+
+    return build(name, 0, size), torch.from_numpy(inputs(name, batch, size)["input"])
 
 
 def export(

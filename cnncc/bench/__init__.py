@@ -1,0 +1,16 @@
+"""Side-by-side timings: `cnncc bench MODEL --against torch,onnxruntime,openvino`.
+
+model.py      MODEL and shapes --> files that every system can open, and the arrays they all get
+macs.py       multiplications of an ONNX model, for the percent of the peak
+client.py     starts a worker process and talks to it
+worker.py     the process itself: `python -m cnncc.bench.worker`, JSON lines on stdin and stdout
+systems/      one file per system: how it opens a model and runs it
+rounds.py     run_bench: alternating rounds, and the record of what came out
+report.py     tables
+"""
+
+from cnncc.bench.report import table
+from cnncc.bench.rounds import BenchResult, SystemResult, run_bench
+from cnncc.bench.systems import SYSTEMS
+
+__all__ = ["SYSTEMS", "BenchResult", "SystemResult", "run_bench", "table"]

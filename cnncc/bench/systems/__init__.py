@@ -1,0 +1,62 @@
+"""The systems that can be timed. Each is opened in a process of its own; nothing here imports any of them.
+
+A system's module has one function, `start(job) -> Session`; it raises MissingError where the system cannot run the job
+and that is nobody's mistake (not installed, or the model's form does not suit it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+class MissingError(Exception):
+    """A system cannot take part; the text says why and what would help."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is asked to open. Paths are of files that outlive the worker."""
+
+    onnx: str
+    feeds: dict[str, np.ndarray]
+    threads: int
+    scratch: str
+    torch: str | None = None  # "module:function" of the torch module, where the model came from one
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Session:
+    """An opened model: `run` is what is timed, `fetch` turns its result into arrays in the order of the outputs."""
+
+    version: str
+    run: Callable[[], Any]
+    fetch: Callable[[Any], Sequence[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class System:
+    """A system by the name users give: where it is implemented, how it differs from its siblings, what it needs."""
+
+    name: str
+    module: str
+    packages: tuple[str, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+_TABLE = (
+    System("cnncc", "cnncc_system", ()),
+    System("cnncc-strict", "cnncc_system", (), {"accuracy": "strict"}),
+    System("cnncc-fast", "cnncc_system", (), {"accuracy": "fast"}),
+    System("torch", "torch_system", ("torch",)),
+    System("torch-channels-last", "torch_system", ("torch",), {"channels_last": True}),
+    System("torch-compile", "torch_system", ("torch",), {"compile": True}),
+    System("onnxruntime", "onnxruntime_system", ("onnxruntime",)),
+    System("openvino", "openvino_system", ("openvino",)),
+    System("ncnn", "ncnn_system", ("ncnn", "pnnx")),
+)
+SYSTEMS: dict[str, System] = {system.name: system for system in _TABLE}

@@ -1,0 +1,119 @@
+"""The process that one system runs in: `python -m cnncc.bench.worker`, one JSON object a line each way.
+
+    {"do": "open", "system": ..., "onnx": ..., "feeds": npz, "threads": n, "scratch": dir, "torch": ...}
+                                          -> {"ok": true, "version": ..., "seconds": ...}
+    {"do": "round", "seconds": s, "least": n, "warmup": n}     -> {"ok": true, "times": [...]}
+    {"do": "outputs", "path": npz}                             -> {"ok": true}
+    {"do": "peak", "threads": n}                               -> {"ok": true, "flops": ...}
+    {"do": "export", "torch": ..., "path": ..., "shapes": ...} -> {"ok": true}
+    a failure                                                  -> {"ok": false, "missing": bool, "reason": ...}
+
+The systems print what they like: file descriptor 1 is pointed at stderr, and replies go to a copy of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import time
+from typing import IO, Any
+
+import numpy as np
+
+from cnncc.bench.systems import SYSTEMS, Job, MissingError, Session, peak
+from cnncc.bench.torch_reference import export
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """A copy that starts at a multiple of 64 bytes, as a caller who cares about time would keep it."""
+    room = np.empty(array.nbytes + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    view = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+class Worker:
+    """Answers requests; holds the one session that was opened."""
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The reply to one request; failures of a system become replies too."""
+        try:
+            return {"ok": True, **getattr(self, f"do_{request.pop('do')}")(**request)}
+        except MissingError as reason:
+            return {"ok": False, "missing": True, "reason": str(reason)}
+        except Exception as error:  # whatever a foreign system raises ends in the report, with its type
+            text = str(error).strip().partition("\n")[0][:300]
+            return {"ok": False, "missing": False, "reason": f"{type(error).__name__}: {text}"}
+
+    def do_open(
+        self, system: str, onnx: str, feeds: str, threads: int, scratch: str, torch: str | None
+    ) -> dict[str, Any]:
+        """Loads and compiles the model; the seconds are all it takes from a running process with numpy to there."""
+        known = SYSTEMS[system]
+        absent = [name for name in known.packages if importlib.util.find_spec(name) is None]
+        if absent:
+            raise MissingError(f"not installed: {', '.join(absent)}")
+        with np.load(feeds) as arrays:
+            given = {name: _aligned(arrays[name]) for name in arrays.files}
+        start = time.perf_counter()
+        module = importlib.import_module(f"cnncc.bench.systems.{known.module}")
+        self.session = module.start(Job(onnx, given, threads, scratch, torch, known.options))
+        return {"version": self.session.version, "seconds": time.perf_counter() - start}
+
+    def do_round(self, seconds: float, least: int, warmup: int) -> dict[str, Any]:
+        """Seconds of each run: at least `least` runs, and until the time is up."""
+        run = self._opened().run
+        for _ in range(warmup):
+            run()
+        times: list[float] = []
+        end = time.perf_counter() + seconds
+        while len(times) < least or time.perf_counter() < end:
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+        return {"times": times}
+
+    def do_outputs(self, path: str) -> dict[str, Any]:
+        """Writes the outputs of one run."""
+        session = self._opened()
+        np.savez(path, *[np.asarray(array) for array in session.fetch(session.run())])
+        return {}
+
+    def do_peak(self, threads: int) -> dict[str, Any]:
+        """Measures the FMA peak."""
+        return {"flops": peak.measure(threads)}
+
+    def do_export(self, torch: str, path: str, shapes: dict[str, tuple[int, ...]] | None) -> dict[str, Any]:
+        """torch module --> ONNX file."""
+        if importlib.util.find_spec("torch") is None:
+            raise MissingError("not installed: torch")
+        export(torch, path, shapes)
+        return {}
+
+    def _opened(self) -> Session:
+        assert self.session is not None, "a round before open"
+        return self.session
+
+
+def serve(requests: IO[str], replies: IO[str]) -> None:
+    """Answers until the requests end."""
+    worker = Worker()
+    for line in requests:
+        replies.write(json.dumps(worker.answer(json.loads(line))) + "\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        serve(sys.stdin, replies)
+    except KeyboardInterrupt:
+        sys.exit(130)
