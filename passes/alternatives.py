@@ -19,6 +19,7 @@ from cnncc.targets.target import Target
 HINT = 1  # the batch that decisions assume where it is symbolic
 LAUNCH = 1e-6  # seconds a kernel costs besides its work
 FALLBACK_EFFICIENCY = 0.04  # of the FMA peak, for products that no algorithm takes
+FALLBACK_SLOWDOWN = 8  # against reading and writing once, for other anchors scheduled from their definition
 CHANNELWISE = ("pad", "resize", "reduce_", "adaptive", "average_pool", "max_pool", "slice", "concat")
 
 
@@ -113,6 +114,7 @@ def _generic(body: Graph, target: Target) -> Iterable[Alternative]:
         yield Alternative(FALLBACK, plain_in, plain_out, seconds + 2 * problem.macs / peak)
         return
     name = GENERIC if root is None or root.op.startswith(("reduce_", "softmax", "log_softmax", "arg")) else FALLBACK
+    seconds *= FALLBACK_SLOWDOWN if name == FALLBACK else 1
     yield Alternative(name, plain_in, plain_out, seconds)
     if target.kind != "cpu":
         return
