@@ -12,7 +12,7 @@ import numpy as np
 
 from cnncc.errors import GraphError
 from cnncc.runtime import native
-from cnncc.runtime.arena import address, aligned, allocate, empty, usable
+from cnncc.runtime.arena import address, allocate, empty, usable
 from cnncc.runtime.calltable import CallTable
 from cnncc.runtime.machine import check_features, check_object
 from cnncc.runtime.program import Program, dim_at, show_shape
@@ -24,7 +24,7 @@ _TABLES_KEPT = 16  # one per size of the symbols, some kilobytes each
 
 
 class Engine:
-    """A program with its code loaded and its memory allocated. Calls take turns under the state's lock."""
+    """A program (its constants aligned) with its code loaded and its memory allocated. Runs take turns."""
 
     def __init__(self, program: Program, state: State | None) -> None:
         own = {b.name: b for b in program.buffers if b.kind == "state" and b.base is None}
@@ -38,7 +38,6 @@ class Engine:
         for symbol, data in program.kernels.items():
             check_object(symbol, data)
         self._program = program
-        self.constants = {n: aligned(a) for n, a in program.constants.items() if n not in own}
         module = native.link(program.kernels.values())
         self._functions = {name: module.get_function(name) for name in program.kernels}
         self._tables: OrderedDict[tuple[int, ...], CallTable] = OrderedDict()
@@ -110,7 +109,7 @@ class Engine:
             if b.base is not None:
                 continue
             if b.kind == "constant":
-                table.bind(i, address(self.constants[b.name]))
+                table.bind(i, address(self._program.constants[b.name]))
             elif b.kind == "state":
                 table.bind(i, address(self.state.arrays[b.name]))
             elif b.kind == "arena":

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cnncc.errors import GraphError
-from cnncc.runtime.arena import empty, usable
+from cnncc.runtime.arena import aligned, empty, usable
 from cnncc.runtime.arrays import is_torch, to_torch
 from cnncc.runtime.calltable import CallTable
 from cnncc.runtime.engine import Engine
 from cnncc.runtime.program import Affine, Dim, Port, Program
 from cnncc.runtime.signature import Signature, Sizes
 from cnncc.runtime.state import State
+
+if TYPE_CHECKING:
+    from cnncc.report import Report
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,12 @@ class Executable:
 
         Raises GraphError where the program is inconsistent, RuntimeFault where its code does not load here.
         """
-        self.program = program.check()
-        self._signature = Signature(program)
-        self._engine = Engine(program, state)
+        names = {b.name for b in program.check().buffers if b.kind == "constant"}
+        # Of weights that had to be copied to an aligned place, only the copy is kept.
+        kept = {n: aligned(a) if n in names else a for n, a in program.constants.items()}
+        self.program = replace(program, constants=kept)
+        self._signature = Signature(self.program)
+        self._engine = Engine(self.program, state)
 
     @property
     def state(self) -> State:
@@ -76,7 +82,7 @@ class Executable:
         """Bytes that a run holds at its peak, by use; `Affine` formulas where the batch is symbolic."""
         p = self.program
         return {
-            "constants": sum(a.nbytes for a in self._engine.constants.values()),
+            "constants": sum(p.constants[b.name].nbytes for b in p.buffers if b.kind == "constant" and b.base is None),
             "state": self.state.nbytes,
             "arena": p.arena,
             "inputs": _nbytes(p.inputs),
@@ -137,6 +143,12 @@ class Executable:
         return tuple(
             CallTime(c.node, c.kernel, float(least[i]), float(median[i])) for i, c in enumerate(self.program.calls)
         )
+
+    def report(self) -> Report:
+        """Per kernel: layer, algorithm, layouts, tiles, work, and whether it is a fallback. Prints as a table."""
+        from cnncc.report import Report
+
+        return Report.of(self.program.notes)
 
     def save(self, path: str | Path) -> None:
         """Writes the model, with its present state, as one file that `cnncc.load` runs without a compiler."""

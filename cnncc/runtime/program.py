@@ -254,6 +254,10 @@ def _check(program: Program) -> None:
             raise GraphError(f"{call.node or call.kernel}: its kernel must be among the kernels, got {call.kernel!r}")
         if any(not 0 <= i < count for i in call.buffers):
             raise GraphError(f"{call.node or call.kernel}: buffers must be below {count}, got {call.buffers}")
+    fixed = {s for p in program.inputs for d in p.shape if isinstance(d, Affine) for s, _ in d.terms}
+    loose = [s for s in program.symbols if s not in fixed]
+    if loose:
+        raise GraphError(f"symbols must follow from the inputs' shapes, got {', '.join(loose)}")
     for port in (*program.inputs, *program.outputs):
         if not 0 <= port.buffer < count:
             raise GraphError(f"{port.name}: its buffer must be below {count}, got {port.buffer}")

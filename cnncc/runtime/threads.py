@@ -16,6 +16,8 @@ from pathlib import Path
 
 from cnncc.runtime import native
 
+_STACK = 16 << 20  # bytes: kernels keep scratch of up to half a megabyte on the stack
+
 
 def default_threads() -> int:
     """The processors this process may use: its affinity mask, and its cgroup's quota rounded up."""
@@ -82,7 +84,11 @@ class Dispatcher:
         """Runs the task on the thread, waits for its end, raises what it raised."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._loop, name="cnncc-run", daemon=True)
-            self._thread.start()
+            before = threading.stack_size(_STACK)
+            try:
+                self._thread.start()
+            finally:
+                threading.stack_size(before)
         self._error = None
         try:
             self._task = task
