@@ -1,5 +1,6 @@
 """Convolution in plain NCHW as an implicit GEMM: rows are output channels, columns are output pixels, the depth runs
-over input channels and filter taps. The matrix of windows is never stored: blocks gather their tile of it.
+over input channels and filter taps. The matrix of windows is never stored: blocks gather their tile of it. Depthwise
+and other thin groups give no matrix worth tiling: there each thread computes one result directly.
 
 Any rank, stride, dilation, pads and groups. Where the channels of a group divide by the step of k, the depth runs over
 (channel block, taps, channel), so that a tile has one tap and its index arithmetic is shared by the block.
@@ -8,10 +9,13 @@ Any rank, stride, dilation, pads and groups. Where the channels of a group divid
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from cnncc.ir.layout import PLAIN
 from cnncc.targets.algorithm import Algorithm, Cost, Layouts
+from cnncc.targets.cuda.fuse import inline_prologue
 from cnncc.targets.cuda.gemm import (
     LAUNCH_SECONDS,
     GemmTile,
@@ -39,13 +43,14 @@ def _applies(problem: ConvProblem, target: Target) -> str | None:
     return None
 
 
+def _layouts(problem: ConvProblem, target: Target) -> Layouts:
+    return Layouts(x=PLAIN, w=PLAIN, out=PLAIN)
+
+
 def _extents(problem: ConvProblem) -> tuple[int, int, int]:
     """Rows and depth of a group's product, and pixels of an image."""
-    depth, pixels = problem.ic // problem.groups, 1
-    for kernel, out in zip(problem.kernel, problem.out, strict=True):
-        depth *= kernel
-        pixels *= out
-    return problem.oc // problem.groups, depth, pixels
+    depth = problem.ic // problem.groups * prod(problem.kernel)
+    return problem.oc // problem.groups, depth, prod(problem.out)
 
 
 def _tiles(problem: ConvProblem, target: Target) -> GemmTile:
@@ -62,10 +67,9 @@ def _cost(problem: ConvProblem, target: Target, tile: GemmTile) -> Cost:
 
 def memory_bytes(problem: ConvProblem) -> float:
     """Bytes of the operands and the result, each moved once."""
-    inputs, outputs, weights = problem.batch * problem.ic, problem.batch * problem.oc, problem.oc
-    weights *= problem.ic // problem.groups
-    for size, out, kernel in zip(problem.size, problem.out, problem.kernel, strict=True):
-        inputs, outputs, weights = inputs * size, outputs * out, weights * kernel
+    inputs = problem.batch * problem.ic * prod(problem.size)
+    outputs = problem.batch * problem.oc * prod(problem.out)
+    weights = problem.oc * problem.ic // problem.groups * prod(problem.kernel)
     return 4.0 * (inputs + outputs + weights)
 
 
@@ -137,8 +141,6 @@ def _define(problem: ConvProblem, tile: GemmTile, x: Any, w: Any, finish: Callab
 
 def _schedule(sch: Schedule, problem: ConvProblem, tile: GemmTile, target: Target) -> None:
     from cnncc.targets.cuda.expr import const
-    from cnncc.targets.cuda.fuse import inline_prologue
-
     inline_prologue(sch, ("left", "right", "acc", "flat", "out"))
 
     def to_product(n: Any, c: Any, *pixel: Any) -> tuple[Any, Any]:
@@ -154,6 +156,69 @@ def _schedule(sch: Schedule, problem: ConvProblem, tile: GemmTile, target: Targe
     schedule_product(sch, (batch, row, column), tile, left_along_k=True, right_along_k=False)
 
 
+@dataclass(frozen=True)
+class DirectTile:
+    """One thread an output pixel of one channel; `threads` in a block. `unroll`: the taps are written out."""
+
+    threads: int
+    unroll: bool
+
+
+def _direct_applies(problem: ConvProblem, target: Target) -> str | None:
+    if target.kind != "cuda":
+        return f"this convolution is for CUDA targets, got {target.name}"
+    return None if problem.dtype == "f32" else f"direct convolution is for float32, got {problem.dtype}"
+
+
+def _direct_tiles(problem: ConvProblem, target: Target) -> DirectTile:
+    return DirectTile(threads=128, unroll=prod(problem.kernel) <= 49)
+
+
+def _direct_cost(problem: ConvProblem, target: Target, tile: DirectTile) -> Cost:
+    # Two loads and some index arithmetic for every multiply-add; the loads hit L1.
+    seconds = problem.macs * 8.0 / (target.threads * target.gflops_per_core * 1e9 / 2)
+    moved = memory_bytes(problem)
+    return Cost(LAUNCH_SECONDS + max(seconds, moved / (target.gbytes_per_second * 1e9)), 2.0 * problem.macs, moved)
+
+
+def _direct_define(
+    problem: ConvProblem, tile: DirectTile, x: Any, w: Any, finish: Callable[..., Any]
+) -> te.Tensor:
+    from tvm import te
+
+    from cnncc.targets.cuda.expr import const, extent, guard
+
+    channels, rows = problem.ic // problem.groups, problem.oc // problem.groups
+    channel = te.reduce_axis((const(0), const(channels)), name="ic")
+    taps = [te.reduce_axis((const(0), const(size)), name=f"k{i}") for i, size in enumerate(problem.kernel)]
+    shape = (extent(x.shape[0]), const(problem.oc), *(const(size) for size in problem.out))
+
+    def product(n: Any, c: Any, *pixel: Any) -> Any:
+        conditions, indices = window(problem, list(pixel), [tap.var for tap in taps])
+        value = x(n, c // const(rows) * const(channels) + channel, *indices)
+        return te.sum(guard(conditions, value) * w(c, channel, *taps), axis=[channel, *taps])
+
+    acc = te.compute(shape, product, name="acc")
+    return te.compute(shape, lambda *index: finish(acc(*index), index), name="out")
+
+
+def _direct_schedule(sch: Schedule, problem: ConvProblem, tile: DirectTile, target: Target) -> None:
+    inline_prologue(sch, ("acc", "out"))
+    acc = sch.get_sblock("acc")
+    loops = sch.get_loops(acc)
+    channel, *taps = loops[-1 - problem.rank :]
+    # The accumulation carries the loops and the result follows: the other way round, TVM loses track of the tail.
+    block, thread = sch.split(sch.fuse(*loops[: -1 - problem.rank]), [None, tile.threads])
+    sch.bind(block, "blockIdx.x")
+    sch.bind(thread, "threadIdx.x")
+    sch.set_scope(acc, 0, "local")
+    sch.reverse_compute_at("out", thread, preserve_unit_loops=True)
+    if tile.unroll:
+        for tap in taps:
+            sch.unroll(tap)
+    sch.decompose_reduction(acc, channel)
+
+
 def index_map(mapping: Callable[..., Any], rank: int) -> Any:
     """An index map of a function that takes any number of indices."""
     from tvm import tirx
@@ -165,9 +230,20 @@ IMPLICIT_GEMM = Algorithm(
     name="conv.implicit_gemm",
     op="conv",
     applies=_applies,
-    layouts=lambda problem, target: Layouts(x=PLAIN, w=PLAIN, out=PLAIN),
+    layouts=_layouts,
     tiles_for=_tiles,
     cost=_cost,
     define=_define,
     schedule=_schedule,
+)
+
+DIRECT = Algorithm(
+    name="conv.direct",
+    op="conv",
+    applies=_direct_applies,
+    layouts=_layouts,
+    tiles_for=_direct_tiles,
+    cost=_direct_cost,
+    define=_direct_define,
+    schedule=_direct_schedule,
 )

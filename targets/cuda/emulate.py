@@ -31,7 +31,7 @@ def run_on_cpu(prim_func: Any, *arrays: np.ndarray) -> None:
 
     serial = serialise(prim_func).with_attr("global_symbol", "emulated")
     executable = tvm.compile(tvm.IRModule({"emulated": serial}), target=tvm.target.Target("llvm"))
-    tensors = [tvm.runtime.tensor(np.ascontiguousarray(array)) for array in arrays]
+    tensors = [tvm.runtime.tensor(np.array(array, order="C")) for array in arrays]
     executable["emulated"](*tensors)
     for array, tensor in zip(arrays, tensors, strict=True):
         array[...] = tensor.numpy()

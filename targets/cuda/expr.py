@@ -28,9 +28,12 @@ def as_int(value: Any) -> int | None:
 
 
 def ceil_div(value: Any, size: int) -> Any:
-    """ceil(value / size), a number for a number."""
+    """ceil(value / size), a number for a number.
+
+    The symbolic form is the one from which TVM proves that ceil(n / size) tiles cover n.
+    """
     number = as_int(value)
-    return -(-number // size) if number is not None else (value + const(size - 1)) // const(size)
+    return -(-number // size) if number is not None else (value - const(1)) // const(size) + const(1)
 
 
 def divisible(value: Any, size: int) -> bool:
