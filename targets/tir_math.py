@@ -13,6 +13,7 @@ from cnncc.ops.lowering import TVM_DTYPE
 
 Expr = Any
 
+_LOAD = "te.tensor_load"
 _INLINE = 4  # operations that may be repeated rather than bound to a variable: LLVM and nvcc merge them again
 
 
@@ -27,11 +28,9 @@ def _is_float(x: Expr) -> bool:
 
 def _operations(x: Expr, limit: int) -> int:
     """Number of operations in an expression, loads and constants not counted; stops counting above the limit."""
-    from tvm import tirx
+    from tvm import ir, tirx
 
-    if isinstance(x, (tirx.Var, tirx.IntImm, tirx.FloatImm)) or (
-        isinstance(x, tirx.Call) and getattr(x.op, "name", "") == "te.tensor_load"
-    ):
+    if isinstance(x, (tirx.Var, tirx.IntImm, tirx.FloatImm)) or (isinstance(x, ir.Call) and x.op.name == _LOAD):
         return 0
     if isinstance(x, (tirx.Add, tirx.Sub, tirx.Mul)):
         left = _operations(x.a, limit)
@@ -123,13 +122,15 @@ class TirMath:
         """Whether two elements are equal."""
         from tvm import tirx
 
-        return tirx.EQ(x, y)
+        return tirx.Not(self.not_equal(x, y)) if dtype_of(x) == "bool" else tirx.EQ(x, y)
 
     def not_equal(self, x: Expr, y: Expr) -> Expr:
         """Whether two elements differ."""
         from tvm import tirx
 
-        return tirx.NE(x, y)
+        if dtype_of(x) != "bool":
+            return tirx.NE(x, y)
+        return self.let(x, lambda v: tirx.Select(y, tirx.Not(v), v))  # LLVM code generation compares no bools
 
     def isnan(self, x: Expr) -> Expr:
         """Whether x is NaN."""
@@ -162,16 +163,18 @@ class TirMath:
 
         def signed(v: Expr, w: Expr, rest: Expr) -> Expr:
             zero = self.like(0, v)
-            crossed = tirx.And(tirx.NE(rest, zero), tirx.NE(rest < zero, w < zero))
+            crossed = tirx.And(tirx.NE(rest, zero), self.not_equal(rest < zero, w < zero))
             return tirx.Select(crossed, rest + w, rest)
 
-        return self.let(x, lambda v: self.let(y, lambda w: self.let(tirx.fmod(v, w), lambda r: signed(v, w, r))))
+        return self.let(
+            x, lambda v: self.let(y, lambda w: self.let(self.remainder(v, w), lambda r: signed(v, w, r)))
+        )
 
     def remainder(self, x: Expr, y: Expr) -> Expr:
         """The remainder with the sign of x (C's fmod and %); of integers, 0 where y is 0."""
         from tvm import tirx
 
-        return tirx.fmod(x, y) if _is_float(x) else self._safely(y, lambda w: tirx.truncmod(x, w))
+        return _library("fmod", x, y) if _is_float(x) else self._safely(y, lambda w: tirx.truncmod(x, w))
 
     def _safely(self, y: Expr, body: Callable[[Expr], Expr]) -> Expr:
         """body(y) for y other than 0, and 0 for 0 (a trap otherwise); nothing to ask where y is a number."""
@@ -313,12 +316,13 @@ def _is_number(x: Expr) -> bool:
     return isinstance(x, tirx.FloatImm) and not math.isnan(float(x.value))
 
 
-def _library(name: str, x: Expr) -> Expr:
+def _library(name: str, *xs: Expr) -> Expr:
     """A function of the C (or CUDA) mathematics library; half precision through float."""
     from tvm import tirx
 
-    dtype = dtype_of(x)
+    dtype = dtype_of(xs[0])
     if dtype == "float64":
-        return tirx.call_pure_extern(dtype, name, x)
-    value = tirx.call_pure_extern("float32", name + "f", x if dtype == "float32" else tirx.Cast("float32", x))
-    return value if dtype == "float32" else tirx.Cast(dtype, value)
+        return tirx.call_pure_extern(dtype, name, *xs)
+    if dtype == "float32":
+        return tirx.call_pure_extern(dtype, name + "f", *xs)
+    return tirx.Cast(dtype, tirx.call_pure_extern("float32", name + "f", *(tirx.Cast("float32", x) for x in xs)))

@@ -119,7 +119,7 @@ def _inside(c: Lowering, position: Any, size: Dim, low: bool, high: bool) -> lis
 def _guarded(c: Lowering, conditions: list[Any], value: Any) -> Any:
     from tvm import tirx
 
-    return c.guard(tirx.all(*conditions), value, tirx.const(0, value.dtype)) if conditions else value
+    return c.guard(tirx.all(*conditions), value, tirx.const(0, value.ty.dtype)) if conditions else value
 
 
 def _conv_compute(c: Lowering, attrs: ConvAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:

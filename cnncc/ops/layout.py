@@ -48,7 +48,7 @@ def _element(c: Lowering, attrs: ToLayoutAttrs, out: Type, xs: Sequence[Operand]
     for axis, factor in attrs.layout.blocks:
         extent = out.shape[axis]
         if not isinstance(extent, int) or extent % factor:
-            value = c.guard(index[axis] < c.dim(extent), value, tirx.const(0, value.dtype))
+            value = c.guard(index[axis] < c.dim(extent), value, tirx.const(0, value.ty.dtype))
     return value
 
 

@@ -42,7 +42,7 @@ def _dot(c: Lowering, rows: Matrix, k: Any, values: Sequence[Any]) -> Any:
     """sum_j rows[k][j] values[j] for a symbolic row number k."""
     from tvm import tirx
 
-    dtype = values[0].dtype
+    dtype = values[0].ty.dtype
     total = tirx.const(0, dtype)
     for j, value in enumerate(values):
         factor = tirx.const(0, dtype)
