@@ -131,8 +131,7 @@ class _Evaluator:
         def finish(value: Any, index: tuple[Any, ...]) -> Any:
             at = {root.output: Operand(root.output.type, lambda *_: value)}
             for v in self.body.inputs:
-                if v not in root.inputs:
-                    at[v] = self._beside(self.known[v], result.type)
+                at[v] = self._beside(self.known[v], result.type)
             return self._operand(result, at)(*index)
 
         return algorithm.define(problem, self.tile, operands[0], weights, finish)
