@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from cnncc.ir.layout import Layout, channels
+from cnncc.ops.winograd_matrices import transform_weights
 from cnncc.runtime.arena import aligned, empty
 from cnncc.targets.algorithm import Algorithm, Layouts
 from cnncc.targets.problem import ConvProblem, MatmulProblem
@@ -40,6 +42,7 @@ class Trial:
     function: Callable[..., Any]
     module: Any
     shapes: Shapes
+    prepare: Callable[[np.ndarray], np.ndarray] = np.ascontiguousarray  # of the logical weights
 
     @property
     def llvm(self) -> str:
@@ -67,7 +70,7 @@ class Trial:
         packed_b = channel_vector(bias, self.layouts, self.shapes.channel)
         out = empty(self.layouts.out.physical(self._out(batch)), np.float32)
         out[...] = np.nan
-        weights = (self.layouts.w or Layout()).pack(w)
+        weights = (self.layouts.w or Layout()).pack(self.prepare(w))
         arrays = [aligned(a) for a in (packed_x, weights, packed_b)] + [out]
         return [x, w, bias], [tvm.runtime.from_dlpack(a) for a in arrays]
 
@@ -138,6 +141,8 @@ def build(algorithm: Algorithm, problem: Problem, target: Target, tile: Any = No
         raise ScheduleError(f"{problem}: {algorithm.name} does not apply: {reason}")
     tile = algorithm.tiles_for(problem, target) if tile is None else tile
     layouts, shapes = algorithm.layouts(problem, target), shapes_of(problem)
+    prepare = partial(transform_weights, m=tile.m) if algorithm.weight_op else np.ascontiguousarray
+    prepared = prepare(np.zeros(shapes.w, np.float32)).shape
     symbols = {d: te.var(d, "int64") for d in shapes.x if isinstance(d, str)}
 
     def placeholder(name: str, extents: tuple[Any, ...]) -> Any:
@@ -146,7 +151,7 @@ def build(algorithm: Algorithm, problem: Problem, target: Target, tile: Any = No
         )
 
     x = placeholder("x", layouts.x.physical(shapes.x))
-    w = placeholder("w", (layouts.w or Layout()).physical(shapes.w))
+    w = placeholder("w", (layouts.w or Layout()).physical(prepared))
     width = channels(layouts.out.factor(shapes.channel)).physical((1, shapes.out[shapes.channel]))
     bias = placeholder("bias", (width[1] * (width[2] if len(width) > 2 else 1),))
 
@@ -157,4 +162,4 @@ def build(algorithm: Algorithm, problem: Problem, target: Target, tile: Any = No
     sch = Schedule(te.create_prim_func([x, w, bias, out]))
     algorithm.schedule(sch, problem, tile, target)
     built = tvm.compile(sch.mod, target=to_tvm(target), tir_pipeline=pipeline())
-    return Trial(problem, layouts, tile, built["main"], built.mod, shapes)
+    return Trial(problem, layouts, tile, built["main"], built.mod, shapes, prepare)

@@ -16,7 +16,8 @@ Points, besides infinity (all are short binary fractions, so the matrices are ex
 from __future__ import annotations
 
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -31,9 +32,9 @@ POINTS: dict[int, tuple[Fraction, ...]] = {
 Matrix = tuple[tuple[Fraction, ...], ...]
 
 
-@lru_cache(maxsize=None)
+@cache
 def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
-    """A^T (m x alpha), B^T (alpha x alpha) and G (alpha x 3), exact, with alpha = m + 2. Raises GraphError for other m."""
+    """A^T (m x alpha), B^T (alpha x alpha) and G (alpha x 3), exact; alpha = m + 2. GraphError for other m."""
     if m not in POINTS:
         raise GraphError(f"Winograd: the output tile must be one of {sorted(POINTS)}, got {m}")
     points = POINTS[m]
@@ -63,12 +64,75 @@ def transform_weights(w: np.ndarray, m: int) -> np.ndarray:
     flat = np.ascontiguousarray(w.transpose(2, 3, 0, 1), dtype=np.float64).reshape(TAPS, TAPS, -1)
     columns = np.tensordot(g, flat, axes=(1, 0))  # [alpha, 3, oc * ic]
     both = np.matmul(g, columns)  # [alpha, alpha, oc * ic]
-    return both.reshape(len(g), len(g), *w.shape[:2]).astype(w.dtype)
+    prepared: np.ndarray = both.reshape(len(g), len(g), *w.shape[:2]).astype(w.dtype)
+    return prepared
 
 
 def as_array(matrix: Matrix) -> np.ndarray:
     """An exact matrix in float64."""
     return np.array([[float(v) for v in row] for row in matrix], dtype=np.float64)
+
+
+def amplification(m: int) -> float:
+    """How much larger than max|x| * sum|w| the terms of an output can be that cancel: errors grow by at most this.
+
+    The largest entry of |A^T| [ (|G| g |G^T|) * (|B^T| d |B|) ] |A| for d of ones and g one at a single tap.
+    """
+    a, b, g = (np.abs(as_array(matrix)) for matrix in matrices(m))
+    taps = np.einsum("ik,jl->klij", g, g)  # [tap row, tap column, alpha, alpha]
+    inputs = np.outer(b.sum(axis=1), b.sum(axis=1))
+    return float(np.einsum("oi,klij,pj->klop", a, taps * inputs, a).max())
+
+
+def combine(matrix: Matrix, values: list[Any]) -> list[Any]:
+    """matrix @ values, with the sums shared that rows (or columns) which differ in signs only have in common.
+
+    Values are numbers or symbolic expressions; the interpolation points come in pairs p, -p, which halves the work.
+    """
+    matrix, values = _merge_columns(matrix, values)
+    out: dict[int, Any] = {}
+    for i, row in enumerate(matrix):
+        if i in out:
+            continue
+        twin = next((j for j in range(i + 1, len(matrix)) if _twins(row, matrix[j])), None)
+        if twin is None:
+            out[i] = _dot(row, values)
+            continue
+        even = tuple(a if a == b else Fraction(0) for a, b in zip(row, matrix[twin], strict=True))
+        odd = tuple(a if a != b else Fraction(0) for a, b in zip(row, matrix[twin], strict=True))
+        scale = [v for v in odd if v][-1]
+        e, o = _dot(even, values), _dot(tuple(v / scale for v in odd), values)
+        out[i], out[twin] = e + o * float(scale), e - o * float(scale)
+    return [out[i] for i in range(len(matrix))]
+
+
+def _merge_columns(matrix: Matrix, values: list[Any]) -> tuple[Matrix, list[Any]]:
+    """Columns a, b that differ in signs only --> one column for value a + value b and one for their difference."""
+    columns, values = list(zip(*matrix, strict=True)), list(values)
+    for a in range(len(columns)):
+        for b in range(a + 1, len(columns)):
+            if _twins(columns[a], columns[b]):
+                values[a], values[b] = values[a] + values[b], values[a] - values[b]
+                pairs = list(zip(columns[a], columns[b], strict=True))
+                columns[a] = tuple(u if u == v else Fraction(0) for u, v in pairs)
+                columns[b] = tuple(u if u != v else Fraction(0) for u, v in pairs)
+    return tuple(zip(*columns, strict=True)), values
+
+
+def _twins(a: tuple[Fraction, ...], b: tuple[Fraction, ...]) -> bool:
+    """Whether two rows differ in signs only, with some that agree and some that do not."""
+    alike = all(abs(u) == abs(v) for u, v in zip(a, b, strict=True))
+    return alike and a != b and a != tuple(-v for v in b)
+
+
+def _dot(row: tuple[Fraction, ...], values: list[Any]) -> Any:
+    """Sum of coefficient * value; the terms without a multiplication come first, so that the rest are FMAs."""
+    terms = sorted(((c, v) for c, v in zip(row, values, strict=True) if c), key=lambda term: term[0] != 1)
+    (first, value), *rest = terms
+    total = value if first == 1 else value * float(first)
+    for c, v in rest:
+        total = total + v if c == 1 else total - v if c == -1 else total + v * float(c)
+    return total
 
 
 def _product(roots: list[Fraction]) -> list[Fraction]:

@@ -1,0 +1,149 @@
+"""Winograd's tile record: which tiles there are for a problem, what each costs, and the choice. No TVM here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cnncc.ops.winograd_matrices import TAPS
+from cnncc.targets.algorithm import Cost
+from cnncc.targets.problem import ConvProblem
+from cnncc.targets.target import Target
+
+STACK = 640 << 10  # bytes of scratch a thread may use
+ITEMSIZE = 4  # float32
+
+
+@dataclass(frozen=True)
+class WinogradTile:
+    """A task transforms th x tw tiles (each m x m outputs) of all input channels, and makes `share` blocks of output
+    channels from them, `panel` blocks at a time; the accumulators are rh x rw tiles x panel blocks."""
+
+    m: int
+    block: int
+    th: int
+    tw: int
+    rh: int
+    rw: int
+    panel: int
+    share: int
+
+    @property
+    def alpha(self) -> int:
+        """Inputs of a tile along an axis."""
+        return self.m + TAPS - 1
+
+
+def scratch(p: ConvProblem, target: Target, tile: WinogradTile) -> int:
+    """Bytes of stack a thread needs: padded input, its row transform, the transforms of a task, products, outputs."""
+    m, alpha = tile.m, tile.alpha
+    tiles = tile.th * tile.tw
+    pad = (tile.th * m + TAPS - 1) * (tile.tw * m + TAPS - 1)
+    rows = alpha * (tile.tw * m + TAPS - 1)
+    columns = alpha * alpha * tiles * -(-p.ic // tile.block)
+    product = alpha * alpha * tiles * tile.panel
+    back = m * alpha + m * m
+    return (pad + rows + columns + product + back) * tile.block * ITEMSIZE
+
+
+def cost(p: ConvProblem, target: Target, tile: WinogradTile) -> Cost:
+    """Time from slots (one vector FMA each) and bytes; the weights come from memory once, then from a cache."""
+    m, alpha = tile.m, tile.alpha
+    ib, ob = -(-p.ic // tile.block), -(-p.oc // tile.block)
+    vectors = max(1, tile.block // target.lanes())
+    tiles = tile.th * tile.tw
+    blocks = p.batch * -(-_tiles(p, m)[0] // tile.th) * -(-_tiles(p, m)[1] // tile.tw)
+    tasks = blocks * (ob // tile.share)
+
+    step = _step(p, target, tile)
+    steps = alpha * alpha * ib * tile.block * (tiles // (tile.rh * tile.rw)) * (tile.share // tile.panel)
+    transforms = tiles * vectors * (ib * _forward_slots(m) + tile.share * _back_slots(m))
+    slot = 2 * target.lanes() / (target.gflops_per_core * 1e9)
+    turns = -(-tasks // target.threads)
+    compute = turns * (steps * step + transforms) * slot
+
+    memory = target.gbytes_per_second * 1e9
+    weights = alpha * alpha * ib * ob * tile.block**2 * ITEMSIZE
+    activations = p.batch * ITEMSIZE * tile.block * (ib * p.size[0] * p.size[1] + ob * p.out[0] * p.out[1])
+    mine = weights * tile.share // ob
+    resident = mine + scratch(p, target, tile) <= target.l2
+    far = memory if mine * target.threads > target.l3 // 2 else 3 * memory
+    again = 0.0 if resident else max(0.0, turns * mine - weights / target.threads) / far
+    near = activations / (memory if activations > target.l3 // 2 else 3 * memory)
+    moved = weights / memory + again + near
+    seconds = max(compute, moved) + 0.5 * min(compute, moved) + (5e-6 if target.threads > 1 else 0.0)
+    return Cost(seconds, flops=2.0 * steps * step * tasks * target.lanes(), bytes=float(weights + activations))
+
+
+@lru_cache(maxsize=4096)
+def best_tile(p: ConvProblem, target: Target, m: int) -> WinogradTile | None:
+    """The tile of least cost, None where even a single tile's transforms exceed the stack."""
+    found = [(cost(p, target, t).seconds, t) for t in _candidates(p, target, m)]
+    return min(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _candidates(p: ConvProblem, target: Target, m: int) -> Iterator[WinogradTile]:
+    block = target.block
+    ob = -(-p.oc // block)
+    vectors = max(1, block // target.lanes())
+    rows, columns = _tiles(p, m)
+    limit = min(STACK, target.l2 * 3 // 4)
+    for th in _parts(rows, 8):
+        for tw in _parts(columns, 32):
+            if th * tw > 64:
+                continue
+            for panel in (d for d in _divisors(ob) if d <= 4):
+                held = [
+                    (rh * rw, rh, rw)
+                    for rh in _divisors(th)
+                    for rw in _divisors(tw)
+                    if (rh * rw + 1) * panel * vectors + 2 <= target.vector_registers
+                ]
+                if not held:
+                    continue
+                _, rh, rw = max(held)
+                for share in (d for d in _divisors(ob) if d % panel == 0 and ob // d <= 16):
+                    tile = WinogradTile(m, block, th, tw, rh, rw, panel, share)
+                    if scratch(p, target, tile) <= limit:
+                        yield tile
+
+
+def _tiles(p: ConvProblem, m: int) -> tuple[int, int]:
+    return -(-p.out[0] // m), -(-p.out[1] // m)
+
+
+def _step(p: ConvProblem, target: Target, tile: WinogradTile) -> float:
+    """Slots of an input channel in a register tile: its FMAs, or what takes longer: loads, latency, bytes from L2."""
+    lanes = target.lanes()
+    held = tile.rh * tile.rw
+    loads = tile.panel * max(1, tile.block // lanes)
+    scalar = 0.5 if target.vector_bits >= 512 else 1.0  # a full-width load takes the ports of two narrow ones
+    slab = -(-p.ic // tile.block) * tile.block**2 * tile.panel * ITEMSIZE
+    reused = tile.th * tile.tw // held if slab <= target.l1 // 2 else 1
+    streamed = loads * lanes * ITEMSIZE / reused + held * ITEMSIZE
+    half_register = target.vector_bits / 16  # bytes a slot
+    return max(held * loads, loads + scalar * held, 8.0, streamed / half_register)
+
+
+def _forward_slots(m: int) -> float:
+    """Vector operations, loads and stores of one tile's input transform and of its share of the padded copy."""
+    alpha = m + TAPS - 1
+    one = m * alpha / 2  # a row of alpha values
+    return one * (m + alpha) + 2 * (alpha * m + alpha * alpha) + 4 * m * m
+
+
+def _back_slots(m: int) -> float:
+    """The same of its output transform; half of it hides behind the products."""
+    alpha = m + TAPS - 1
+    one = m * alpha / 2
+    return 0.5 * (one * (m + alpha) + 2 * (alpha * m + m * m) + 2 * alpha * alpha + 2 * m * m)
+
+
+def _parts(total: int, most: int) -> list[int]:
+    """Sizes that cut `total` into equal parts (the last one smaller), up to `most`."""
+    return sorted({-(-total // k) for k in range(1, total + 1) if -(-total // k) <= most})
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]

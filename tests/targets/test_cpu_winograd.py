@@ -1,0 +1,227 @@
+"""Winograd convolution: the matrices, the choice of tiles, and built kernels against the definition."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cnncc.errors import GraphError, ScheduleError
+from cnncc.kernels.trial import Trial, build
+from cnncc.ops.conv import ConvAttrs, conv
+from cnncc.ops.winograd_matrices import amplification, as_array, combine, matrices, transform_weights
+from cnncc.targets.cpu.winograd import STACK, WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F6
+from cnncc.targets.problem import ConvProblem
+from cnncc.targets.target import Target
+
+AVX512 = Target("avx512", "cpu", mcpu="x86-64-v4", vector_bits=512, vector_registers=32, fma=True, threads=2,
+                l2=1 << 20, l3=32 << 20, gflops_per_core=117.0, gbytes_per_second=30.0)  # fmt: skip
+AVX2 = replace(AVX512, name="avx2", mcpu="x86-64-v3", vector_bits=256, vector_registers=16, l2=512 << 10)
+SSE = replace(AVX512, name="sse", mcpu="x86-64-v2", vector_bits=128, vector_registers=16, fma=False)
+ALGORITHMS = {2: WINOGRAD_F2, 4: WINOGRAD_F4, 6: WINOGRAD_F6}
+
+GRID = [
+    "conv n1 ic16 h8 w8 oc16 k3x3 s1x1 p1x1",
+    "conv n2 ic20 h13 w9 oc40 k3x3 s1x1 p1x0:2x1",  # ragged channels, asymmetric pads, odd sizes
+    "conv n1 ic3 h3 w5 oc7 k3x3 s1x1 p0x0",  # one row of output
+    "conv n1 ic33 h1 w17 oc16 k3x3 s1x1 p1x1",  # mostly padding
+    "conv n1 ic48 h7 w30 oc80 k3x3 s1x1 p2x2",  # full convolution
+]
+
+
+@pytest.mark.parametrize("m", [2, 4, 6])
+def test_matrices_compute_the_correlation(m: int) -> None:
+    a, b, g = (as_array(matrix) for matrix in matrices(m))
+    rng = np.random.default_rng(m)
+    d, w = rng.standard_normal((m + 2, m + 2)), rng.standard_normal((3, 3))
+    expected = sum(w[i, j] * d[i : i + m, j : j + m] for i in range(3) for j in range(3))
+    np.testing.assert_allclose(a @ ((g @ w @ g.T) * (b @ d @ b.T)) @ a.T, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("m", [2, 4, 6])
+def test_matrices_are_exact_in_float32(m: int) -> None:
+    for matrix in matrices(m)[:2]:
+        assert np.array_equal(as_array(matrix).astype(np.float32), as_array(matrix))
+
+
+@pytest.mark.parametrize("m", [2, 4, 6])
+def test_combine_is_a_matrix_product(m: int) -> None:
+    values = list(np.random.default_rng(m).standard_normal(m + 2))
+    for matrix in matrices(m)[:2]:
+        np.testing.assert_allclose(combine(matrix, values), as_array(matrix) @ values, rtol=0, atol=1e-12)
+
+
+def test_combine_shares_sums_of_pairs() -> None:
+    """12 operations on each side of F(4, 3), where the plain product takes 19 and more."""
+    for matrix, most in zip(matrices(4)[:2], (13, 12), strict=True):
+        counter = Counting.fresh(6)
+        combine(matrix, counter)
+        assert Counting.additions <= most
+
+
+class Counting:
+    """A value that counts the additions made with it; a product that is added is one fused operation."""
+
+    additions = 0
+
+    @staticmethod
+    def fresh(n: int) -> list[Counting]:
+        Counting.additions, Counting.seen = 0, {}
+        return [Counting(str(k)) for k in range(n)]
+
+    seen: dict[str, Counting]
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def _made(self, name: str) -> Counting:
+        if name not in Counting.seen:
+            Counting.seen[name] = Counting(name)
+            Counting.additions += 1
+        return Counting.seen[name]
+
+    def __add__(self, other: Counting) -> Counting:
+        return self._made(f"({self.name}+{other.name})")
+
+    def __sub__(self, other: Counting) -> Counting:
+        return self._made(f"({self.name}-{other.name})")
+
+    def __mul__(self, other: float) -> Counting:
+        return Counting(f"{self.name}*{other}")
+
+
+def test_weights_are_transformed_in_double_precision() -> None:
+    w = np.random.default_rng(0).standard_normal((5, 7, 3, 3)).astype(np.float32)
+    g = as_array(matrices(4)[2])
+    expected = np.einsum("ik,ockl,jl->ijoc", g, w.astype(np.float64), g)
+    found = transform_weights(w, 4)
+    assert found.dtype == np.float32
+    assert found.shape == (6, 6, 5, 7)
+    np.testing.assert_array_equal(found, expected.astype(np.float32))
+
+
+def test_bad_weights_and_tiles_are_named() -> None:
+    with pytest.raises(GraphError, match=r"\[oc, ic, 3, 3\], got \[4, 4, 5, 5\]"):
+        transform_weights(np.zeros((4, 4, 5, 5), np.float32), 4)
+    with pytest.raises(GraphError, match=r"one of \[2, 4, 6\], got 3"):
+        matrices(3)
+
+
+@pytest.mark.parametrize(("m", "text"), [(4, text) for text in GRID] + [(m, GRID[1]) for m in (2, 6)])
+def test_kernel_equals_the_definition(m: int, text: str) -> None:
+    _check(build(ALGORITHMS[m], ConvProblem.parse(text), AVX512), m)
+
+
+@pytest.mark.parametrize("target", [AVX2, SSE, replace(AVX512, threads=1)], ids=lambda t: f"{t.name}-{t.threads}")
+@pytest.mark.parametrize("text", GRID[:2])
+def test_other_targets(target: Target, text: str) -> None:
+    trial = build(WINOGRAD_F4, ConvProblem.parse(text), target)
+    _check(trial, 4)
+    assert ("TVMBackendParallelLaunch" in trial.llvm) == (target.threads > 1)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_symbolic_batch(batch: int) -> None:
+    trial = build(WINOGRAD_F4, ConvProblem.parse("conv nN ic16 h9 w9 oc32 k3x3 s1x1 p1x1"), AVX512)
+    assert trial.error(batch) < WINOGRAD_F4.error_bound("f32")
+
+
+def test_tiles_of_several_register_tiles_and_shares() -> None:
+    """Every loop of the recipe longer than one."""
+    problem = ConvProblem.parse("conv n1 ic32 h30 w30 oc64 k3x3 s1x1 p1x1")
+    tile = replace(WINOGRAD_F4.tiles_for(problem, AVX512), th=4, tw=4, rh=2, rw=2, panel=2, share=2)
+    _check(build(WINOGRAD_F4, problem, AVX512, tile), 4)
+
+
+def _check(trial: Trial, m: int) -> None:
+    assert trial.error() < ALGORITHMS[m].error_bound("f32")
+    assert "Workspace" not in trial.llvm
+
+
+@pytest.mark.parametrize("m", [2, 4, 6])
+@pytest.mark.parametrize("kind", ["positive", "cancelling", "ranges", "ramps"])
+def test_errors_on_adversarial_inputs(m: int, kind: str) -> None:
+    """The proven bound holds: `amplification` times the rounding errors of a sum, over max|x| * sum|w|."""
+    problem = ConvProblem.parse("conv n1 ic32 h13 w13 oc16 k3x3 s1x1 p1x1")
+    trial = build(ALGORITHMS[m], problem, AVX512, bare=True)
+    (x, w, _), tensors = trial.operands()
+    if kind == "positive":
+        x, w = np.abs(x), np.abs(w)
+    elif kind == "cancelling":  # all results vanish but for rounding
+        x[:, 1::2], w[:, 1::2] = x[:, ::2], -w[:, ::2]
+    elif kind == "ranges":  # neighbours that differ by a million
+        x *= np.where(np.indices(x.shape).sum(axis=0) % 3, np.float32(1e-3), np.float32(1e3))
+    else:
+        x += np.linspace(0, 1000, 13, dtype=np.float32)
+    tensors[0].copyfrom(trial.layouts.x.pack(x))
+    tensors[1].copyfrom(trial.layouts.w.pack(trial.prepare(w)))  # type: ignore[union-attr]
+    trial.function(*tensors)
+    expected = conv.reference(ConvAttrs((1, 1), problem.pads, (1, 1)), x.astype(np.float64), w.astype(np.float64))
+    error = np.abs(trial.result(tensors[-1]) - expected).max()
+    scale = np.abs(x).max() * np.abs(w).sum(axis=(1, 2, 3)).max()
+    assert error <= 2.0**-24 * (problem.ic + 4 * (m + 2)) * amplification(m) * scale
+    if kind == "positive":
+        assert error <= ALGORITHMS[m].error_bound("f32") * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("conv n1 ic16 h8 w8 oc16 k5x5 s1x1 p1x1", "3x3, got 5x5"),
+        ("conv n1 ic16 h8 w8 oc16 k3x3 s2x2 p1x1", "stride and dilation must be 1"),
+        ("conv n1 ic16 h8 w8 oc16 k3x3 s1x1 p1x1 d2x2", "stride and dilation must be 1"),
+        ("conv n1 ic16 h8 w8 oc16 k3x3 s1x1 p1x1 g2", "groups must be 1, got 2"),
+        ("conv n1 ic16 h8 w8 oc16 k3x3 s1x1 p1x1 bf16", "got bf16"),
+        ("conv n1 ic16 w8 oc16 k3 s1 p1", "3x3, got 3"),
+        ("conv n1 ic8192 h8 w8 oc16 k3x3 s1x1 p1x1", "got 8192 input channels"),
+        ("conv n1 ic16 h2 w8 oc16 k3x3 s1x1 p0x0", "at least one pixel"),
+    ],
+)
+def test_declines_with_a_reason(text: str, reason: str) -> None:
+    problem = ConvProblem.parse(text)
+    assert reason in (WINOGRAD_F4.applies(problem, AVX512) or "")
+    with pytest.raises(ScheduleError, match=r"conv n1"):
+        build(WINOGRAD_F4, problem, AVX512)
+
+
+LAYERS = [
+    "conv n1 ic64 h56 w56 oc64 k3x3 s1x1 p1x1",
+    "conv n1 ic128 h28 w28 oc128 k3x3 s1x1 p1x1",
+    "conv n1 ic256 h14 w14 oc256 k3x3 s1x1 p1x1",
+    "conv n1 ic512 h7 w7 oc512 k3x3 s1x1 p1x1",
+    "conv n1 ic64 h224 w224 oc64 k3x3 s1x1 p1x1",
+    "conv n1 ic512 h28 w28 oc512 k3x3 s1x1 p1x1",
+    "conv n1 ic96 h13 w13 oc80 k3x3 s1x1 p1x1",
+]
+
+
+@pytest.mark.parametrize("target", [AVX512, AVX2, SSE], ids=lambda t: t.name)
+@pytest.mark.parametrize("text", LAYERS)
+@pytest.mark.parametrize("m", [2, 4, 6])
+def test_tiles_of_real_layers_fit_the_machine(text: str, m: int, target: Target) -> None:
+    problem = ConvProblem.parse(text)
+    tile = ALGORITHMS[m].tiles_for(problem, target)
+    vectors = tile.panel * tile.block // target.lanes()
+    assert tile.rh * tile.rw * vectors + vectors < target.vector_registers
+    assert -(-problem.oc // tile.block) % tile.share == 0
+    assert tile.share % tile.panel == 0
+    assert tile.th % tile.rh == 0
+    assert tile.tw % tile.rw == 0
+    assert ALGORITHMS[m].scratch(problem, target, tile) <= STACK
+
+
+def test_the_model_knows_where_winograd_loses() -> None:
+    """Against 90 percent of the FMA peak: it wins by two on large layers, loses where weights outweigh the work."""
+
+    def gain(text: str, target: Target) -> float:
+        problem = ConvProblem.parse(text)
+        tile = WINOGRAD_F4.tiles_for(problem, target)
+        direct = 2 * problem.macs / (0.9 * target.gflops_per_core * target.threads * 1e9)
+        return direct / WINOGRAD_F4.cost(problem, target, tile).seconds
+
+    assert gain(LAYERS[0], AVX512) > 2
+    assert gain(LAYERS[1], AVX512) > 2
+    assert gain(LAYERS[4], AVX512) > 2
+    assert gain(LAYERS[3], replace(AVX512, gbytes_per_second=10.0)) < 1
+    assert gain("conv n1 ic3 h32 w32 oc16 k3x3 s1x1 p1x1", AVX512) < 1
