@@ -76,6 +76,7 @@ def run_bench(
     batch: int = 1,
     seed: int = 0,
     include_cnncc: bool = True,
+    with_peak: bool = True,
     progress: Callable[[str], None] = lambda text: None,
 ) -> BenchResult:
     """Times a model in cnncc and in other systems (names of SYSTEMS).
@@ -83,7 +84,8 @@ def run_bench(
     model: path of an ONNX file, onnx.ModelProto, or "module:function" of a torch module (see torch_reference.load).
     threads: for every system alike (None: the processors this process may use). Each system runs in its own process;
     a round lets each in turn run for `seconds` (at least `least` runs), after a pause in which the thread pools of
-    the one before go to sleep; the order moves on by one each round. The FMA peak is measured in every round.
+    the one before go to sleep; the order moves on by one each round. The FMA peak is measured in every round, where
+    it is wanted.
     Raises GraphError for unknown systems and shapes, ModelFileError, UnsupportedError.
     """
     names = list(dict.fromkeys([*(["cnncc"] if include_cnncc else []), *against]))
@@ -99,7 +101,7 @@ def run_bench(
         for name in names:
             progress(f"{name}: opening")
             entrants.append(_Entrant(name, stack.enter_context(Client(threads)), prepared, threads, scratch))
-        peak = _Peak(stack.enter_context(Client(threads)), threads)
+        peak = _Peak(stack.enter_context(Client(threads)), threads, with_peak)
         for number in range(rounds):
             progress(f"round {number + 1} of {rounds}")
             peak.measure()
@@ -151,10 +153,12 @@ class _Entrant:
 
 
 class _Peak:
-    def __init__(self, client: Client, threads: int) -> None:
+    """The machine's FMA peak, measured in a process like a system; `reason` says why there is none."""
+
+    def __init__(self, client: Client, threads: int, wanted: bool) -> None:
         self.client, self.threads = client, threads
         self.seen: list[float] = []
-        self.reason = ""
+        self.reason = "" if wanted else "not measured"
 
     def measure(self) -> None:
         if not self.reason:

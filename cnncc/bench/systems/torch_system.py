@@ -16,6 +16,8 @@ from cnncc.bench.torch_reference import load
 
 def start(job: Job) -> Session:
     """Takes the torch module that the model came from; a foreign ONNX file through onnx2torch where it is installed."""
+    if not job.torch and any(importlib.util.find_spec(name) is None for name in ("onnx2torch", "torchvision")):
+        raise MissingError('torch runs modules, not ONNX files: give "module:function", or install onnx2torch')
     import torch
 
     torch.set_num_threads(job.threads)
@@ -49,15 +51,9 @@ def start(job: Job) -> Session:
 
 
 def _converted(path: str) -> Any:
-    if importlib.util.find_spec("onnx2torch") is None or importlib.util.find_spec("torchvision") is None:
-        raise MissingError(
-            'torch runs modules, not ONNX files: give "module:function", or install onnx2torch (and torchvision)'
-        )
     import onnx
 
-    onnx2torch = importlib.import_module("onnx2torch")
-
     try:
-        return onnx2torch.convert(onnx.load(path))
+        return importlib.import_module("onnx2torch").convert(onnx.load(path))
     except NotImplementedError as error:
         raise MissingError(f"onnx2torch cannot convert the model: {error}") from error
