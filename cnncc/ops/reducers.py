@@ -32,7 +32,7 @@ def maximum(dtype: str) -> Callable[..., Any]:
     if not is_float(dtype):
         return te.comm_reducer(lambda x, y: tirx.max(x, y), lambda t: smallest(dtype), name="max")
     return te.comm_reducer(
-        lambda x, y: tirx.Select(tirx.Or(x > y, tirx.NE(x, x)), x, y), lambda t: smallest(dtype), name="max"
+        lambda x, y: tirx.Select(tirx.Or(x > y, tirx.isnan(x)), x, y), lambda t: smallest(dtype), name="max"
     )
 
 
@@ -43,7 +43,7 @@ def minimum(dtype: str) -> Callable[..., Any]:
     if not is_float(dtype):
         return te.comm_reducer(lambda x, y: tirx.min(x, y), lambda t: largest(dtype), name="min")
     return te.comm_reducer(
-        lambda x, y: tirx.Select(tirx.Or(x < y, tirx.NE(x, x)), x, y), lambda t: largest(dtype), name="min"
+        lambda x, y: tirx.Select(tirx.Or(x < y, tirx.isnan(x)), x, y), lambda t: largest(dtype), name="min"
     )
 
 
@@ -70,8 +70,8 @@ def first_maximum(number: Any, value: Any, axes: Any, last: bool = False, least:
         earlier = a[0] > b[0] if last else a[0] < b[0]
         tie = tirx.EQ(a[1], b[1])
         if is_float(short):
-            better = tirx.Or(better, tirx.And(tirx.NE(a[1], a[1]), tirx.EQ(b[1], b[1])))
-            tie = tirx.Or(tie, tirx.And(tirx.NE(a[1], a[1]), tirx.NE(b[1], b[1])))
+            better = tirx.Or(better, tirx.And(tirx.isnan(a[1]), tirx.Not(tirx.isnan(b[1]))))
+            tie = tirx.Or(tie, tirx.And(tirx.isnan(a[1]), tirx.isnan(b[1])))
         take = tirx.Or(better, tirx.And(tie, earlier))
         return tirx.Select(take, a[0], b[0]), tirx.Select(take, a[1], b[1])
 
