@@ -1,0 +1,124 @@
+"""Normalisation, in its inference form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from cnncc.edges.onnx_import.context import Call, Results
+from cnncc.ir.dims import normal
+from cnncc.ir.graph import Value
+
+
+def batch_norm(n: Call) -> Results:
+    """BatchNormalization with given statistics."""
+    if n.attr_int("training_mode") or any(n.wants(i) for i in range(1, 5)):
+        n.unsupported("training_mode=1 (statistics of the batch); export the model in evaluation mode")
+    if not n.attr_int("spatial", 1):
+        n.unsupported("spatial=0")
+    x = n.value(0)
+    parameters = [n.cast(n.value(i), x.type.dtype) for i in range(1, 5)]
+    for p in parameters:
+        if p.type.rank == 1 and x.type.rank > 1:
+            n.equate(x.type.shape[1], p.type.shape[0], "input channels and elements of scale, B, mean and var")
+    return n.op("batch_norm", x, *parameters, eps=n.attr_float("epsilon", 1e-5))
+
+
+def instance_norm(n: Call) -> Results:
+    """InstanceNormalization."""
+    x, scale, bias = n.value(0), n.value(1), n.value(2)
+    n.equate(x.type.shape[1], scale.type.shape[0], "input channels and elements of scale")
+    return n.op("instance_norm", x, scale, bias, eps=n.attr_float("epsilon", 1e-5))
+
+
+def group_norm(n: Call) -> Results:
+    """GroupNormalization; before opset 21 scale and bias have one element a group."""
+    x, groups = n.value(0), n.attr_int("num_groups")
+    channels = x.type.shape[1]
+    parameters = []
+    for i in (1, 2):
+        p = n.cast(n.value(i), x.type.dtype)
+        if n.version < 21 and p.type.shape != (channels,):
+            each = normal(channels // groups)
+            p = n.reshape(n.op("expand", n.reshape(p, (groups, 1)), shape=(groups, each)), (channels,))
+        parameters.append(p)
+    return n.op("group_norm", x, *parameters, groups=groups, eps=n.attr_float("epsilon", 1e-5))
+
+
+def _statistics(n: Call, x: Value, axes: tuple[int, ...], eps: float) -> tuple[Value, Value, Value]:
+    """x - mean, mean, 1 / sqrt(var + eps)."""
+    mean = n.op("reduce_mean", x, axes=axes, keepdims=True)
+    centred = n.op("sub", x, mean)
+    var = n.op("reduce_mean", n.op("mul", centred, centred), axes=axes, keepdims=True)
+    return centred, mean, n.op("reciprocal", n.op("sqrt", n.op("add", var, eps)))
+
+
+def layer_norm(n: Call) -> Results:
+    """LayerNormalization; the statistics of the second and third output are computed where they are used."""
+    x, eps = n.value(0), n.attr_float("epsilon", 1e-5)
+    axis = n.axis(n.attr_int("axis", -1), x.type.rank)
+    inner = x.type.shape[axis:]
+    parameters = [_filling(n, n.cast(n.value(i), x.type.dtype), inner) if n.has(i) else None for i in (1, 2)]
+    y = n.op("layer_norm", x, *parameters, axis=axis, eps=eps)
+    if not n.wants(1) and not n.wants(2):
+        return y
+    axes = tuple(range(axis, x.type.rank))
+    _, mean, inverse = _statistics(n, x, axes, eps)
+    return y, mean, inverse
+
+
+def _filling(n: Call, p: Value, shape: tuple[object, ...]) -> Value:
+    return p if p.type.shape == shape else n.op("expand", p, shape=shape)
+
+
+def rms_norm(n: Call) -> Results:
+    """RMSNormalization: x / sqrt(mean(x^2) + eps) * scale."""
+    x = n.value(0)
+    axis = n.axis(n.attr_int("axis", -1), x.type.rank)
+    axes = tuple(range(axis, x.type.rank))
+    square = n.op("reduce_mean", n.op("mul", x, x), axes=axes, keepdims=True)
+    root = n.op("sqrt", n.op("add", square, n.attr_float("epsilon", 1e-5)))
+    return n.op("mul", n.op("div", x, root), n.cast(n.value(1), x.type.dtype))
+
+
+def lrn(n: Call) -> Results:
+    """LRN across channels."""
+    return n.op(
+        "lrn", n.value(0), size=n.attr_int("size"), alpha=n.attr_float("alpha", 1e-4),
+        beta=n.attr_float("beta", 0.75), bias=n.attr_float("bias", 1.0),
+    )  # fmt: skip
+
+
+def lp_norm(n: Call) -> Results:
+    """LpNormalization: x / norm, 0 where the norm is 0."""
+    x, p = n.value(0), n.attr_int("p", 2)
+    axis = n.axis(n.attr_int("axis", -1), x.type.rank)
+    if p not in (1, 2):
+        n.fail(f"p must be 1 or 2, got {p}")
+    norm = n.op("reduce_sum", n.op("abs", x) if p == 1 else n.op("mul", x, x), axes=(axis,), keepdims=True)
+    norm = norm if p == 1 else n.op("sqrt", norm)
+    zero = n.constant(np.zeros(()), x.type.dtype)
+    return n.op("where", n.op("equal", norm, zero), zero, n.op("div", x, norm))
+
+
+def mean_variance_norm(n: Call) -> Results:
+    """MeanVarianceNormalization: (x - mean) / (sqrt(var) + 1e-9)."""
+    x = n.value(0)
+    axes = n.axes(n.attr_ints("axes") or (0, 2, 3), x.type.rank)
+    mean = n.op("reduce_mean", x, axes=axes, keepdims=True)
+    centred = n.op("sub", x, mean)
+    var = n.op("reduce_mean", n.op("mul", centred, centred), axes=axes, keepdims=True)
+    return n.op("div", centred, n.op("add", n.op("sqrt", var), 1e-9))
+
+
+TABLE: dict[str, Callable[[Call], Results]] = {
+    "BatchNormalization": batch_norm,
+    "InstanceNormalization": instance_norm,
+    "GroupNormalization": group_norm,
+    "LayerNormalization": layer_norm,
+    "RMSNormalization": rms_norm,
+    "LRN": lrn,
+    "LpNormalization": lp_norm,
+    "MeanVarianceNormalization": mean_variance_norm,
+}

@@ -1,0 +1,290 @@
+"""Shapes and rearrangements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from cnncc.edges.onnx_import.context import Call, Results, Tensor, known
+from cnncc.edges.onnx_import.reduce import axes_of
+from cnncc.edges.onnx_import.slicing import slice_arguments, split_sizes
+from cnncc.edges.onnx_import.symbolic import reshape_target, static
+from cnncc.ir.dims import Dim, broadcast, normal, product
+from cnncc.ir.types import Type
+
+
+def shape(n: Call) -> Results:
+    """Shape: known at import, symbolic sizes included."""
+    dims = n.shape(0)
+    rank = len(dims)
+    start, end = n.attr_int("start"), n.attr_int("end", rank)
+    return n.known_tensor(_objects(dims[slice(start, end)]), "i64")
+
+
+def size(n: Call) -> Results:
+    """Size: the number of elements."""
+    whole = np.empty((), object)
+    whole[()] = product(n.shape(0))
+    return n.known_tensor(whole, "i64")
+
+
+def _objects(dims: tuple[Dim, ...]) -> np.ndarray:
+    result = np.empty(len(dims), object)
+    result[:] = dims
+    return result
+
+
+def reshape(n: Call) -> Results:
+    """Reshape."""
+    x = n.value(0)
+    target = reshape_target(x.type.shape, n.dims(1, "shape"), bool(n.attr_int("allowzero")))
+    if isinstance(target, str):
+        n.fail(target)
+    return n.op("reshape", x, shape=target)
+
+
+def flatten(n: Call) -> Results:
+    """Flatten to two axes."""
+    x = n.value(0)
+    rank = x.type.rank
+    axis = n.attr_int("axis", 1)
+    if not -rank <= axis <= rank:
+        n.fail(f"axis must be from {-rank} to {rank}, got {axis}")
+    axis = axis + rank if axis < 0 else axis
+    return n.op("reshape", x, shape=(product(x.type.shape[:axis]), product(x.type.shape[axis:])))
+
+
+def squeeze(n: Call) -> Results:
+    """Squeeze."""
+    x = n.value(0)
+    axes = axes_of(n, 13)
+    dims = x.type.shape
+    where = tuple(i for i, d in enumerate(dims) if d == 1) if axes is None else n.axes(axes, len(dims))
+    for axis in where:
+        if dims[axis] != 1:
+            n.equate(dims[axis], 1, f"the size of squeezed axis {axis} and 1")
+    return n.op("reshape", x, shape=tuple(d for i, d in enumerate(dims) if i not in where))
+
+
+def unsqueeze(n: Call) -> Results:
+    """Unsqueeze."""
+    x = n.value(0)
+    axes = axes_of(n, 13) or ()
+    where = n.axes(axes, x.type.rank + len(axes))
+    rest = iter(x.type.shape)
+    return n.op("reshape", x, shape=tuple(1 if i in where else next(rest) for i in range(x.type.rank + len(axes))))
+
+
+def transpose(n: Call) -> Results:
+    """Transpose; without perm all axes are reversed."""
+    rank = n.rank(0)
+    perm = n.attr_ints("perm")
+    perm = tuple(reversed(range(rank))) if perm is None else perm
+    if perm == tuple(range(rank)):
+        return n.tensor(0)
+    return n.op("transpose", n.value(0), perm=perm)
+
+
+def concat(n: Call) -> Results:
+    """Concat."""
+    values = n.values()
+    axis = n.axis(n.attr_int("axis", 1), values[0].type.rank)
+    for v in values[1:]:
+        if v.type.rank != values[0].type.rank:
+            n.fail(f"inputs must have one rank, got {values[0].type.rank} and {v.type.rank}")
+        for i, (a, b) in enumerate(zip(values[0].type.shape, v.type.shape, strict=True)):
+            if i != axis:
+                n.equate(a, b, f"sizes of axis {i}")
+    return n.tensor(0) if len(values) == 1 else n.op("concat", *values, axis=axis)
+
+
+def split(n: Call) -> Results:
+    """Split into slices."""
+    x = n.value(0)
+    axis, sizes = split_sizes(n)
+    results: list[Results] = []
+    start: Dim = 0
+    for i, d in enumerate(sizes):
+        end = normal(start + d)
+        wanted = n.wants(i)
+        results.append(n.op("slice", x, starts=(start,), ends=(end,), axes=(axis,)) if wanted else None)
+        start = end
+    return tuple(results)  # type: ignore[arg-type]
+
+
+def slice_(n: Call) -> Results:
+    """Slice."""
+    starts, ends, axes, steps = slice_arguments(n)
+    if not starts:
+        return n.tensor(0)
+    return n.op("slice", n.value(0), starts=starts, ends=ends, axes=axes, steps=steps)
+
+
+def pad(n: Call) -> Results:
+    """Pad, also with negative numbers."""
+    x, rank = n.value(0), n.rank(0)
+    mode = n.attr_str("mode", "constant")
+    value = 0.0
+    if n.version < 11:
+        pads = n.attr_ints("pads") or ()
+        value = n.attr_float("value")
+        axes = tuple(range(rank))
+    else:
+        pads = n.ints(1, "pads")
+        if n.has(2) and mode == "constant":
+            value = n.scalar(2, "constant_value")
+        axes = n.axes(n.ints(3, "axes"), rank) if n.has(3) else tuple(range(rank))
+    if len(pads) != 2 * len(axes):
+        n.fail(f"pads must have {2 * len(axes)} numbers, got {len(pads)}")
+    begin, end = [0] * rank, [0] * rank
+    for i, axis in enumerate(axes):
+        begin[axis], end[axis] = pads[i], pads[len(axes) + i]
+    if not any(begin) and not any(end):
+        return n.tensor(0)
+    if mode == "constant":
+        return n.op("pad", x, pads=(*begin, *end), value=value)
+    cut = [min(p, 0) for p in (*begin, *end)]
+    if any(cut):
+        x = n.op("pad", x, pads=tuple(cut))
+    return n.op("pad", x, pads=tuple(max(p, 0) for p in (*begin, *end)), mode=mode)
+
+
+def expand(n: Call) -> Results:
+    """Expand."""
+    x = n.value(0)
+    target = n.dims(1, "shape")
+    for a, b in zip(reversed(x.type.shape), reversed(target), strict=False):
+        if a != 1 and b != 1:
+            n.equate(a, b, "broadcast sizes")
+    result = broadcast([x.type.shape, target])
+    return n.tensor(0) if result == x.type.shape else n.op("expand", x, shape=result)
+
+
+def tile(n: Call) -> Results:
+    """Tile."""
+    return n.op("tile", n.value(0), repeats=n.ints(1, "repeats"))
+
+
+def _blocks(n: Call) -> tuple[int, int, int, tuple[Dim, ...]]:
+    """Block size, number of spatial axes, block elements, shape."""
+    dims, block = n.shape(0), n.attr_int("blocksize")
+    if len(dims) != 4 or block < 1:
+        n.fail(f"needs rank 4 and a positive blocksize, got rank {len(dims)} and {block}")
+    return block, 2, block * block, dims
+
+
+def depth_to_space(n: Call) -> Results:
+    """DepthToSpace: channels become blocks of pixels."""
+    block, _, count, (batch, channels, h, w) = _blocks(n)
+    if not isinstance(channels, int) or channels % count:
+        n.fail(f"channels must be divisible by blocksize^2 = {count}, got {channels}")
+    each = channels // count
+    if n.attr_str("mode", "DCR") == "DCR":
+        split, perm = (batch, block, block, each, h, w), (0, 3, 4, 1, 5, 2)
+    else:
+        split, perm = (batch, each, block, block, h, w), (0, 1, 4, 2, 5, 3)
+    x = n.transpose(n.reshape(n.value(0), split), perm)
+    return n.reshape(x, (batch, each, normal(h * block), normal(w * block)))
+
+
+def space_to_depth(n: Call) -> Results:
+    """SpaceToDepth: blocks of pixels become channels."""
+    block, _, count, (batch, channels, h, w) = _blocks(n)
+    if any(isinstance(d, int) and d % block for d in (h, w)):
+        n.fail(f"height and width must be divisible by blocksize {block}, got {h} and {w}")
+    small = (normal(h // block), normal(w // block))
+    x = n.reshape(n.value(0), (batch, channels, small[0], block, small[1], block))
+    perm = (0, 1, 3, 5, 2, 4) if n.attr_str("mode", "DCR") == "CRD" else (0, 3, 5, 1, 2, 4)
+    return n.reshape(n.transpose(x, perm), (batch, normal(channels * count), *small))
+
+
+# -- made from shapes ------------------------------------------------------------------------------------------------
+
+
+def constant_of_shape(n: Call) -> Results:
+    """ConstantOfShape: a constant, or an expanded number where the shape is symbolic."""
+    from cnncc.edges.onnx_tensors import to_array
+
+    proto = n.attr_tensor("value")
+    value = np.zeros(1, np.float32) if proto is None else to_array(n.importer.file, proto).reshape(-1)
+    if value.size != 1:
+        n.fail(f"value must have one element, got {value.size}")
+    dims = n.dims(0, "input")
+    if any(isinstance(d, int) and d < 0 for d in dims):
+        n.fail(f"dimensions must not be negative, got {dims}")
+    numbers = static(dims)
+    if numbers is None:
+        return n.op("expand", n.constant(value.reshape(())), shape=dims)
+    count = int(np.prod(numbers, dtype=np.float64))
+    n.importer.file.take(count * value.itemsize, n.where)
+    kind = Type.of(value).with_(shape=numbers)
+    small = count <= 4096 and (value.dtype.kind in "iub" or count <= 1)
+    return Tensor(n.first_output, kind, load=lambda: np.full(numbers, value[0]), shape_like=small)
+
+
+def range_(n: Call) -> Results:
+    """Range: a constant; with symbolic ends counted at run time."""
+    dtype = n.type(0).dtype
+    numbers = [n.known(i) for i in range(3)]
+    if all(a is not None for a in numbers):
+        start, limit, step = (a.reshape(-1)[0] for a in numbers if a is not None)
+        if step == 0:
+            n.fail("delta must not be 0")
+        count = max(int(np.ceil((limit - start) / step)), 0)
+        n.importer.file.take(count * 8, n.where)
+        return n.known_tensor(start + np.arange(count) * step, dtype)
+    start, limit, step = (n.dims(i, name)[0] for i, name in enumerate(("start", "limit", "delta")))
+    if not isinstance(step, int) or step <= 0:
+        n.unsupported(f"delta {step} with symbolic ends; fix the shapes (shapes=...)")
+    count = normal(-((start - limit) // step))
+    steps = n.op("expand", n.constant(np.asarray(step), dtype), shape=(count,))
+    index = n.op("cumsum", steps, axis=0, exclusive=True)
+    return index if start == 0 else n.op("add", index, known("", _objects((start,)), dtype))
+
+
+def eye_like(n: Call) -> Results:
+    """EyeLike of a known shape."""
+    from cnncc.edges.onnx_tensors import element_type
+
+    dims = static(n.shape(0))
+    if dims is None or len(dims) != 2:
+        n.unsupported(f"shape {n.shape(0)}; it must be two numbers known at import")
+    dtype = element_type(n.attr_int("dtype")) if "dtype" in n.attributes else n.type(0).numpy
+    n.importer.file.take(dims[0] * dims[1] * dtype.itemsize, n.where)
+    array = np.eye(*dims, k=n.attr_int("k"), dtype=dtype)
+    return Tensor(n.first_output, Type.of(array), data=array)
+
+
+def trilu(n: Call) -> Results:
+    """Trilu: keeps a triangle of the last two axes, whose sizes are known."""
+    x = n.value(0)
+    dims = static(x.type.shape[-2:])
+    if dims is None or len(dims) != 2:
+        n.unsupported(f"shape {x.type.shape}; its last two sizes must be known at import")
+    k = int(n.scalar(1, "k")) if n.has(1) else 0
+    mask = np.triu(np.ones(dims, bool), k) if n.attr_int("upper", 1) else np.tril(np.ones(dims, bool), k)
+    return n.op("where", n.constant(mask), x, n.constant(np.zeros(()), x.type.dtype))
+
+
+TABLE: dict[str, Callable[[Call], Results]] = {
+    "Shape": shape,
+    "Size": size,
+    "Reshape": reshape,
+    "Flatten": flatten,
+    "Squeeze": squeeze,
+    "Unsqueeze": unsqueeze,
+    "Transpose": transpose,
+    "Concat": concat,
+    "Split": split,
+    "Slice": slice_,
+    "Pad": pad,
+    "Expand": expand,
+    "Tile": tile,
+    "DepthToSpace": depth_to_space,
+    "SpaceToDepth": space_to_depth,
+    "ConstantOfShape": constant_of_shape,
+    "Range": range_,
+    "EyeLike": eye_like,
+    "Trilu": trilu,
+}
