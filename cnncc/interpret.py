@@ -8,12 +8,14 @@ import numpy as np
 
 from cnncc.errors import GraphError
 from cnncc.ir.graph import Graph, Value
+from cnncc.ir.reshape import bind_attrs
 from cnncc.ops.registry import lookup
 
 
 def evaluate(graph: Graph, feeds: Mapping[Value, np.ndarray]) -> dict[Value, np.ndarray]:
     """Every value of a graph from arrays for its inputs (logical shapes; layouts do not matter here)."""
     values: dict[Value, np.ndarray] = dict(feeds)
+    sizes = _sizes(feeds)
     for value in graph.constants:
         assert value.data is not None
         values[value] = value.data
@@ -24,11 +26,21 @@ def evaluate(graph: Graph, feeds: Mapping[Value, np.ndarray]) -> dict[Value, np.
             results = tuple(inner[v] for v in node.body.outputs)
         else:
             try:
-                results = lookup(node.op).run(node.attrs, arrays)
+                results = lookup(node.op).run(bind_attrs(node.attrs, sizes) if sizes else node.attrs, arrays)
             except GraphError as error:
                 raise GraphError(f"{node.where}: {error}") from None
         values.update(zip(node.outputs, results, strict=True))
     return values
+
+
+def _sizes(feeds: Mapping[Value, np.ndarray]) -> dict[str, int]:
+    """What each symbol in the types of the inputs is. Raises GraphError where arrays contradict each other."""
+    sizes: dict[str, int] = {}
+    for value, array in feeds.items():
+        for dim, size in zip(value.type.shape, array.shape, strict=False):
+            if not isinstance(dim, int) and dim.is_Symbol and sizes.setdefault(dim.name, size) != size:
+                raise GraphError(f"%{value.name}: symbol {dim.name} must be {sizes[dim.name]}, got {size}")
+    return sizes
 
 
 def interpret(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -86,7 +86,7 @@ class TirMath:
             return self.let(x, lambda v: tirx.Select(v < y, y, v))
         if _is_number(x):
             return self.maximum(y, x)
-        return self.let(x, lambda v: self.let(y, lambda w: tirx.Select(tirx.Or(v > w, tirx.NE(v, v)), v, w)))
+        return self.let(x, lambda v: self.let(y, lambda w: _unless_nan(v, tirx.Select(v > w, v, w))))
 
     def minimum(self, x: Expr, y: Expr) -> Expr:
         """The smaller of two; NaN where either is NaN."""
@@ -98,7 +98,7 @@ class TirMath:
             return self.let(x, lambda v: tirx.Select(v > y, y, v))
         if _is_number(x):
             return self.minimum(y, x)
-        return self.let(x, lambda v: self.let(y, lambda w: tirx.Select(tirx.Or(v < w, tirx.NE(v, v)), v, w)))
+        return self.let(x, lambda v: self.let(y, lambda w: _unless_nan(v, tirx.Select(v < w, v, w))))
 
     def logical_and(self, x: Expr, y: Expr) -> Expr:
         """Both of two bools."""
@@ -136,7 +136,8 @@ class TirMath:
         """Whether x is NaN."""
         from tvm import tirx
 
-        return self.let(x, lambda v: tirx.NE(v, v)) if _is_float(x) else tirx.const(False, "bool")
+        # not x != x: TVM simplifies that to false
+        return tirx.isnan(x) if _is_float(x) else tirx.const(False, "bool")
 
     def isinf(self, x: Expr) -> Expr:
         """Whether x is infinite."""
@@ -166,9 +167,7 @@ class TirMath:
             crossed = tirx.And(tirx.NE(rest, zero), self.not_equal(rest < zero, w < zero))
             return tirx.Select(crossed, rest + w, rest)
 
-        return self.let(
-            x, lambda v: self.let(y, lambda w: self.let(self.remainder(v, w), lambda r: signed(v, w, r)))
-        )
+        return self.let(x, lambda v: self.let(y, lambda w: self.let(self.remainder(v, w), lambda r: signed(v, w, r))))
 
     def remainder(self, x: Expr, y: Expr) -> Expr:
         """The remainder with the sign of x (C's fmod and %); of integers, 0 where y is 0."""
@@ -314,6 +313,13 @@ def _is_number(x: Expr) -> bool:
     from tvm import tirx
 
     return isinstance(x, tirx.FloatImm) and not math.isnan(float(x.value))
+
+
+def _unless_nan(v: Expr, value: Expr) -> Expr:
+    """`value`, or v where v is NaN (v <= inf is false then; TVM simplifies v != v to false)."""
+    from tvm import tirx
+
+    return tirx.Select(v <= tirx.const(math.inf, dtype_of(v)), value, v)
 
 
 def _library(name: str, *xs: Expr) -> Expr:

@@ -51,7 +51,7 @@ def bind_symbols(graph: Graph, values: Mapping[str, int]) -> Graph:
             types[value] = value.type.with_(shape=substitute_shape(value.type.shape, values))
     result, _ = rebuild(graph, types)
     for node in result.nodes:
-        node.attrs = _bound(node.attrs, values)
+        node.attrs = bind_attrs(node.attrs, values)
         if node.body is None:
             try:
                 inferred = lookup(node.op).infer_types(node.attrs, [None if v is None else v.type for v in node.inputs])
@@ -62,7 +62,8 @@ def bind_symbols(graph: Graph, values: Mapping[str, int]) -> Graph:
     return result
 
 
-def _bound(attrs: Any, values: Mapping[str, int]) -> Any:
+def bind_attrs(attrs: Any, values: Mapping[str, int]) -> Any:
+    """Attributes with symbols replaced by numbers."""
     changes = {}
     for f in dataclasses.fields(attrs):
         value = getattr(attrs, f.name)

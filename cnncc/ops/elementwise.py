@@ -153,10 +153,16 @@ def _erf_grad(g: Any) -> Gradients:
 
 erf = unary("erf", lambda m, x: m.erf(x), _erf_grad, doc="error function")
 
-_STEP = "piecewise constant: the gradient is zero almost everywhere"
-floor = unary("floor", lambda m, x: m.floor(x), None, no_grad=_STEP, doc="largest integer not above x")
-ceil = unary("ceil", lambda m, x: m.ceil(x), None, no_grad=_STEP, doc="smallest integer not below x")
-round_ = unary("round", lambda m, x: m.round(x), None, no_grad=_STEP, doc="nearest integer, halves to even")
+
+def no_gradient(g: Any) -> Gradients:
+    """The result does not depend on the operands, almost everywhere: all gradients are zero."""
+    return (None,) * len(g.inputs)
+
+
+_BOOL = "the result is bool"
+floor = unary("floor", lambda m, x: m.floor(x), no_gradient, smooth=False, doc="largest integer not above x")
+ceil = unary("ceil", lambda m, x: m.ceil(x), no_gradient, smooth=False, doc="smallest integer not below x")
+round_ = unary("round", lambda m, x: m.round(x), no_gradient, smooth=False, doc="nearest integer, halves to even")
 
 
 def _sign(m: Any, x: Any) -> Any:
@@ -167,13 +173,12 @@ def _sign(m: Any, x: Any) -> Any:
     return m.let(x, parts)
 
 
-sign = unary("sign", _sign, None, infer=infer_same, no_grad=_STEP, doc="-1, 0 or 1")
-isnan = unary("isnan", lambda m, x: m.isnan(x), None, infer=infer_compare, no_grad=_STEP, doc="whether x is NaN")
-isinf = unary("isinf", lambda m, x: m.isinf(x), None, infer=infer_compare, no_grad=_STEP, doc="whether x is infinite")
+sign = unary("sign", _sign, no_gradient, infer=infer_same, smooth=False, doc="-1, 0 or 1")
+isnan = unary("isnan", lambda m, x: m.isnan(x), None, infer=infer_compare, no_grad=_BOOL, doc="whether x is NaN")
+isinf = unary("isinf", lambda m, x: m.isinf(x), None, infer=infer_compare, no_grad=_BOOL, doc="whether x is infinite")
 
 # -- comparison and logic --------------------------------------------------------------------------------------------
 
-_BOOL = "the result is bool"
 _INTS = (Arg((2, 3, 4), "i32", 0, 2), Arg((3, 1), "i32", 0, 2))
 _BITS = (Arg((2, 3, 4), "bool"), Arg((3, 1), "bool"))
 equal = binary("equal", lambda m, x, y: m.equal(x, y), None, infer=infer_compare, no_grad=_BOOL, args=_INTS, commutative=True, doc="x == y")  # fmt: skip

@@ -14,6 +14,7 @@ from cnncc.ir.graph import Value
 from cnncc.ir.types import Type
 from cnncc.ops import reducers
 from cnncc.ops.common import Gradients, check_float, inverse_count, resolve_axes, resolve_axis
+from cnncc.ops.elementwise import no_gradient
 from cnncc.ops.lowering import Lowering, Operand
 from cnncc.ops.registry import Arg, Op, Sample, define
 
@@ -238,7 +239,7 @@ size = define(
     reference=lambda attrs, x: np.asarray(
         np.prod([x.shape[a] for a in resolve_axes(attrs.axes, x.ndim)], dtype=np.int64), x.dtype
     ),
-    no_grad="depends on the shape alone",
+    grad=no_gradient,
     element=_size_element,
     normalise=_canonical,
     samples=(Sample((Arg((2, 3, 4)),), SizeAttrs((0, 2))), Sample((Arg((2, 3), "i64"),), SizeAttrs())),
