@@ -13,9 +13,16 @@ FALLBACK = "fallback"  # the same, for an op that deserves better
 
 @functools.cache
 def _cpu() -> tuple[Algorithm, ...]:
-    from cnncc.targets.cpu import direct, pool
+    from cnncc.targets.cpu import direct, pool, winograd
 
-    return (direct.ALGORITHM, pool.pool_blocked, pool.pool_plain)
+    return (
+        winograd.WINOGRAD_F2,
+        winograd.WINOGRAD_F4,
+        winograd.WINOGRAD_F6,
+        direct.ALGORITHM,
+        pool.pool_blocked,
+        pool.pool_plain,
+    )
 
 
 @functools.cache
