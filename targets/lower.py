@@ -17,6 +17,7 @@ from cnncc.ir.types import Type
 from cnncc.ops.lowering import Lowering, Operand, element_at
 from cnncc.ops.registry import lookup
 from cnncc.passes.tiles import tile_record
+from cnncc.runtime.native import import_tvm
 from cnncc.targets.describe import describe
 from cnncc.targets.table import find_algorithm
 from cnncc.targets.target import Target
@@ -47,6 +48,7 @@ def kernel_symbol(node: Node, key: str) -> str:
 
 def lower_kernel(node: Node, target: Target) -> Lowered:
     """Define and schedule a kernel."""
+    import_tvm()
     from tvm import IRModule, s_tir, te
 
     assert node.body is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from cnncc.errors import ScheduleError
 from cnncc.kernels import driver
 from cnncc.kernels.cache import Cache
 from cnncc.runtime.calltable import RUN_LOOP
+from cnncc.runtime.machine import cpu_flags
+from cnncc.runtime.native import import_tvm
 from cnncc.targets.target import Target
 
 
@@ -27,10 +29,13 @@ class KernelSource:
 def build_kernel(func: Any, target: Target, symbol: str) -> bytes:
     """A scheduled PrimFunc as an object file that defines `symbol`. Raises ScheduleError naming the kernel."""
     module = _compile(func, target, symbol)
-    with tempfile.TemporaryDirectory(prefix="cnncc-") as folder:
-        path = Path(folder) / "kernel.o"
-        module.write_to_file(str(path), "o")
-        return path.read_bytes()
+    try:
+        with tempfile.TemporaryDirectory(prefix="cnncc-") as folder:
+            path = Path(folder) / "kernel.o"
+            module.write_to_file(str(path), "o")
+            return path.read_bytes()
+    except OSError as error:
+        raise ScheduleError(f"{symbol}: the folder for temporary files cannot be written: {error}") from None
 
 
 def kernel_llvm(func: Any, target: Target, symbol: str, form: str = "ll") -> str:
@@ -39,7 +44,7 @@ def kernel_llvm(func: Any, target: Target, symbol: str, form: str = "ll") -> str
 
 
 def _compile(func: Any, target: Target, symbol: str) -> Any:
-    import tvm
+    tvm = import_tvm()
 
     from cnncc.targets.cpu.llvm import to_tvm
     from cnncc.targets.cpu.stack import pipeline
@@ -75,6 +80,8 @@ def build_all(
             missing.append(symbol)
         else:
             built[symbol] = found
+    if missing:
+        import_tvm()  # here, before several threads need it
     total = len(sources)
     if progress is not None and built:
         progress(len(built), total, "")
@@ -100,4 +107,7 @@ def build_all(
 
 
 def _key(source: KernelSource, symbol: str, target: Target) -> str:
-    return f"{symbol}\n{source.key}\n{target!r}"
+    """All that an object depends on: the target but for its name and the numbers of the cost model."""
+    machine = replace(target, name="", gflops_per_core=0.0, gbytes_per_second=0.0)
+    here = "" if target.mcpu or target.triple else " ".join(sorted(cpu_flags()))  # LLVM is told to ask the machine
+    return f"{symbol}\n{source.key}\n{machine!r}\n{here}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cnncc.errors import GraphError
+from cnncc.errors import GraphError, RuntimeFault
 from cnncc.runtime import native
 from cnncc.runtime.arena import address, allocate, empty, usable
 from cnncc.runtime.calltable import CallTable
@@ -58,11 +59,6 @@ class Engine:
             self._dispatcher = Dispatcher(self._program.threads)
             weakref.finalize(self, self._dispatcher.stop).atexit = False
 
-    def stop(self, wait: float) -> None:
-        """Ends the thread, waiting so many seconds for the run in progress; the next run would start another."""
-        if self._dispatcher is not None:
-            self._dispatcher.stop(wait)
-
     def execute(
         self,
         arrays: Sequence[np.ndarray],
@@ -72,6 +68,8 @@ class Engine:
     ) -> None:
         """Runs `action` on the call table with inputs and results bound. Results must be aligned and row-major."""
         with self.state.lock:
+            if _closing and threading.current_thread() is not threading.main_thread():
+                raise RuntimeFault("a model cannot run on this thread any more: the interpreter is shutting down")
             table = self._table(sizes)
             for port, array in zip(self._program.inputs, arrays, strict=True):
                 table.bind(port.buffer, address(array if usable(array) else self._staged(port.buffer, array)))
@@ -121,12 +119,17 @@ class Engine:
 
 
 _living: weakref.WeakSet[Engine] = weakref.WeakSet()
+_closing = False
 
 
-def _stop_all() -> None:
-    # A thread in native code while the interpreter goes away can crash it.
-    for engine in list(_living):
-        engine.stop(wait=1.0)
+def _close() -> None:
+    # At exit the interpreter ends other threads when they ask for the GIL, and a thread that returns from native code
+    # then takes the process down with it. So runs end first, and other threads begin none.
+    global _closing
+    _closing = True
+    for state in {id(e.state): e.state for e in list(_living)}.values():
+        if state.lock.acquire(timeout=60):
+            state.lock.release()
 
 
 def _after_fork() -> None:
@@ -137,6 +140,6 @@ def _after_fork() -> None:
         engine.renew()
 
 
-atexit.register(_stop_all)
+atexit.register(_close)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 from cnncc.errors import RuntimeFault
 
 _lock = threading.Lock()
+_import_lock = threading.RLock()
 _runtime: ctypes.CDLL | None = None
 
 # How long a thread of TVM's pool looks for work before it sleeps, in turns of sched_yield. TVM's own 300000 burns a
@@ -22,17 +24,28 @@ _SPIN = "20000"
 
 
 def import_ffi() -> Any:
-    """The tvm_ffi module. It imports torch if it can (seconds); a program that has not done so is spared that."""
-    if "tvm_ffi" in sys.modules or "torch" in sys.modules:
-        import tvm_ffi
+    """The tvm_ffi module."""
+    return _import_without_torch("tvm_ffi")
 
-        return tvm_ffi
-    sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` raise ImportError
-    try:
-        import tvm_ffi
-    finally:
-        del sys.modules["torch"]
-    return tvm_ffi
+
+def import_tvm() -> Any:
+    """The tvm module, with the compiler. To be called before the first `import tvm` of any module."""
+    return _import_without_torch("tvm")
+
+
+def _import_without_torch(name: str) -> Any:
+    """Imports a module that imports torch where it is installed (seconds), and works as well without it.
+
+    Where the program has imported torch itself, nothing is hidden.
+    """
+    with _import_lock:
+        if name not in sys.modules and "torch" not in sys.modules:
+            sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` raise ImportError
+            try:
+                return importlib.import_module(name)
+            finally:
+                del sys.modules["torch"]
+        return importlib.import_module(name)
 
 
 def runtime() -> ctypes.CDLL:
@@ -57,8 +70,9 @@ def runtime() -> ctypes.CDLL:
 
 def after_fork() -> None:
     """In a forked child: another thread of the parent may have held the lock."""
-    global _lock
+    global _lock, _import_lock
     _lock = threading.Lock()
+    _import_lock = threading.RLock()
 
 
 def limit_threads(count: int) -> None:
