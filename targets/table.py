@@ -27,7 +27,9 @@ def _cpu() -> tuple[Algorithm, ...]:
 
 @functools.cache
 def _cuda() -> tuple[Algorithm, ...]:
-    return ()
+    from cnncc.targets.cuda.algorithms import ALGORITHMS
+
+    return ALGORITHMS
 
 
 def algorithms(target: Target, op: str = "") -> tuple[Algorithm, ...]:

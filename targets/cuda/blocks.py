@@ -57,20 +57,7 @@ class Stage:
         """A reduction axis moves the last index of something that is read: neighbours along it are neighbours in
         memory."""
         axes = [axis.var for axis in self.node.iter_vars[len(self.node.iter_vars) - len(self.reduced) :]]
-        return any(
-            _mentions(region.region[-1].min, axes) for region in self.node.reads if len(region.region) and axes
-        )
-
-    @property
-    def combines(self) -> bool:
-        """A plain sum, product, min or max, which threads can share."""
-        from tvm import ir, tirx
-
-        body = self.node.body
-        if not isinstance(body, tirx.BufferStore):
-            return False
-        value = body.value
-        return isinstance(value, (tirx.Add, tirx.Mul, tirx.Max, tirx.Min)) and isinstance(value.a, ir.TensorLoad)
+        return any(_mentions(region.region[-1].min, axes) for region in self.node.reads if len(region.region) and axes)
 
     @property
     def vectorizable(self) -> bool:

@@ -125,9 +125,8 @@ def _device_source(device: Any, machine: Any) -> str:
 
 
 def _metadata(device: Any) -> str:
-    from tvm import ir, tirx
-
     import tvm
+    from tvm import ir
 
     entries = {}
     for function in device.functions.values():
@@ -229,7 +228,7 @@ def build_all(functions: dict[str, Any], target: Target, workers: int = 2) -> tu
 
 
 def check_resources(resources: Iterable[KernelResources], target: Target) -> None:
-    """Raises ScheduleError naming every kernel that spills registers or asks for more shared memory than a block has."""
+    """Raises ScheduleError naming every kernel that spills registers or needs more shared memory than a block has."""
     bad = [
         f"{r.name} ({r.spill_stores + r.spill_loads} bytes spilled, {r.shared} of {target.shared_memory} bytes shared)"
         for r in resources

@@ -141,6 +141,7 @@ def _define(problem: ConvProblem, tile: GemmTile, x: Any, w: Any, finish: Callab
 
 def _schedule(sch: Schedule, problem: ConvProblem, tile: GemmTile, target: Target) -> None:
     from cnncc.targets.cuda.expr import const
+
     inline_prologue(sch, ("left", "right", "acc", "flat", "out"))
 
     def to_product(n: Any, c: Any, *pixel: Any) -> tuple[Any, Any]:
@@ -181,9 +182,7 @@ def _direct_cost(problem: ConvProblem, target: Target, tile: DirectTile) -> Cost
     return Cost(LAUNCH_SECONDS + max(seconds, moved / (target.gbytes_per_second * 1e9)), 2.0 * problem.macs, moved)
 
 
-def _direct_define(
-    problem: ConvProblem, tile: DirectTile, x: Any, w: Any, finish: Callable[..., Any]
-) -> te.Tensor:
+def _direct_define(problem: ConvProblem, tile: DirectTile, x: Any, w: Any, finish: Callable[..., Any]) -> te.Tensor:
     from tvm import te
 
     from cnncc.targets.cuda.expr import const, extent, guard

@@ -192,4 +192,3 @@ def _copy_to_shared(sch: Schedule, name: str, ko: Any, threads: int, along_k: bo
     step, thread = sch.split(fused, [None, threads])
     sch.bind(thread, "threadIdx.x")
     sch.unroll(step)
-

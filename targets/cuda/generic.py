@@ -16,12 +16,14 @@ caller learns the name of the one that was taken.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from cnncc.errors import ScheduleError
 from cnncc.targets.cuda.blocks import Stage, inline_injective
 from cnncc.targets.cuda.machine import FLOAT4, WARP
+from cnncc.targets.cuda.reducers import register_reducers
 from cnncc.targets.cuda.workspace import Workspace, lift_workspaces
 from cnncc.targets.target import Target
 
@@ -32,7 +34,7 @@ _THREADS = 256
 _LONG_ROW = 64  # from here on several threads share a row even in a stage of its own
 
 
-class _Declined(Exception):
+class _DeclinedError(Exception):
     """A recipe does not suit the stages at hand; says why."""
 
 
@@ -47,7 +49,9 @@ def schedule_generic(func: Any, target: Target) -> tuple[Any, list[Workspace], s
         ("row-per-block", _row_per_block),
         ("row-per-thread", _row_per_thread),
         ("stages", _stages),
+        ("stages, a thread a row", partial(_stages, share=False)),
     )
+    register_reducers()
     reasons = []
     for name, recipe in recipes:
         sch = s_tir.Schedule(func)
@@ -55,7 +59,7 @@ def schedule_generic(func: Any, target: Target) -> tuple[Any, list[Workspace], s
         try:
             recipe(sch, stages)
             _check_reducers(sch.mod["main"])
-        except (_Declined, TvmScheduleError) as reason:
+        except (_DeclinedError, TvmScheduleError) as reason:
             reasons.append(f"{name}: {str(reason).strip().splitlines()[-1]}")
             continue
         scheduled, workspaces = lift_workspaces(sch.mod["main"])
@@ -64,8 +68,9 @@ def schedule_generic(func: Any, target: Target) -> tuple[Any, list[Workspace], s
 
 
 def _check_reducers(scheduled: Any) -> None:
-    """Declines where a reduction is shared by threads and TVM cannot combine it: it knows sums, products, min, max
-    and pairs of those, not every reducer. TVM says so only when it lowers."""
+    """Declines where a reduction is shared by threads and TVM cannot combine it: it knows sums, products,
+    minima and maxima (with reducers.py those that keep NaN) and arg max, not every reducer. It says so only when it
+    lowers."""
     import tvm
     from tvm import s_tir
 
@@ -76,7 +81,7 @@ def _check_reducers(scheduled: Any) -> None:
             s_tir.transform.CanonicalizeLoop()(tvm.tirx.transform.BindTarget(machine)(mod))
         )
     except ValueError as error:
-        raise _Declined(str(error).strip().splitlines()[-1]) from None
+        raise _DeclinedError(str(error).strip().splitlines()[-1]) from None
 
 
 # The recipes. Each schedules all stages that are left, or declines.
@@ -84,14 +89,14 @@ def _check_reducers(scheduled: Any) -> None:
 
 def _elementwise(sch: Schedule, stages: list[Stage]) -> None:
     if len(stages) != 1 or not stages[0].injective:
-        raise _Declined("there are reductions or several results")
+        raise _DeclinedError("there are reductions or several results")
     _bind_elementwise(sch, stages[0])
 
 
 def _row_per_block(sch: Schedule, stages: list[Stage]) -> None:
     reductions, result = _rows(stages)
     if not all(stage.contiguous for stage in reductions):
-        raise _Declined("rows are not contiguous")
+        raise _DeclinedError("rows are not contiguous")
     threads = _threads_for(reductions)
     if result is None:
         (stage,) = reductions
@@ -127,7 +132,7 @@ def _row_per_thread(sch: Schedule, stages: list[Stage]) -> None:
         sch.decompose_reduction(stage.block, sch.get_loops(stage.block)[-len(stage.reduced)])
 
 
-def _stages(sch: Schedule, stages: list[Stage]) -> None:
+def _stages(sch: Schedule, stages: list[Stage], share: bool = True) -> None:
     for stage in stages:
         if stage.opaque:  # a function of its own, run by one thread
             thread = sch.add_unit_loop(stage.block)
@@ -135,7 +140,7 @@ def _stages(sch: Schedule, stages: list[Stage]) -> None:
             sch.bind(thread, "threadIdx.x")
         elif stage.injective:
             _bind_elementwise(sch, stage)
-        elif stage.contiguous and stage.combines and (stage.depth is None or stage.depth >= _LONG_ROW):
+        elif share and stage.contiguous and (stage.depth is None or stage.depth >= _LONG_ROW):
             _share_row(sch, stage, _threads_for([stage]))
         else:
             _reduce_in_thread(sch, stage)
@@ -148,13 +153,13 @@ def _rows(stages: list[Stage]) -> tuple[list[Stage], Stage | None]:
     """Stages --> the reductions (over rows of the same extents), and the elementwise result that reads them, None
     where the one reduction is the result."""
     if any(stage.opaque for stage in stages):
-        raise _Declined("a stage is opaque")
+        raise _DeclinedError("a stage is opaque")
     reductions = [stage for stage in stages if not stage.injective]
     others = [stage for stage in stages if stage.injective]
     if not reductions or len(others) > 1 or (others and stages[-1].injective is False):
-        raise _Declined("rows need reductions and at most one elementwise result, at the end")
+        raise _DeclinedError("rows need reductions and at most one elementwise result, at the end")
     if not others and len(reductions) > 1:
-        raise _Declined("several reductions are results")
+        raise _DeclinedError("several reductions are results")
     return reductions, others[0] if others else None
 
 
@@ -163,7 +168,7 @@ def _split_rows(sch: Schedule, result: Stage, reductions: list[Stage]) -> tuple[
     names = {name for stage in reductions for name in stage.buffers}
     used = result.axes_indexing(names)
     if used is None:
-        raise _Declined("the result does not read each reduction at its own row")
+        raise _DeclinedError("the result does not read each reduction at its own row")
     loops = sch.get_loops(result.block)
     rows = [loop for axis, loop in enumerate(loops) if axis in used]
     rest = [loop for axis, loop in enumerate(loops) if axis not in used]
@@ -243,4 +248,3 @@ def _threads_for(reductions: list[Stage]) -> int:
     while threads < _THREADS and threads * 2 <= max(depths):
         threads *= 2
     return threads
-

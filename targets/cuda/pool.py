@@ -12,6 +12,7 @@ from cnncc.targets.algorithm import Algorithm, Cost, Layouts
 from cnncc.targets.cuda.fuse import inline_prologue
 from cnncc.targets.cuda.gemm import LAUNCH_SECONDS
 from cnncc.targets.cuda.machine import WARP
+from cnncc.targets.cuda.reducers import maximum, register_reducers
 from cnncc.targets.problem import PoolProblem
 from cnncc.targets.target import Target
 
@@ -37,8 +38,7 @@ def _applies(problem: PoolProblem, target: Target) -> str | None:
 
 def _tiles(problem: PoolProblem, target: Target) -> PoolTile:
     taps = prod(problem.kernel)
-    # Few large windows are shared out. TVM combines across threads what it knows, sums among it, not a max that keeps NaN.
-    if problem.op == "average" and taps >= WARP and prod(problem.out) <= 64:
+    if taps >= WARP and prod(problem.out) <= 64:  # few large windows: share each out
         return PoolTile(results=8, lanes=WARP, unroll=False)
     return PoolTile(results=128, lanes=1, unroll=taps <= 32)
 
@@ -88,13 +88,6 @@ def _count(problem: PoolProblem, pixel: list[Any]) -> Any:
     return total
 
 
-def _maximum(a: Any, b: Any) -> Any:
-    """The larger, or NaN where either is NaN (CUDA's max drops it)."""
-    from tvm import tirx
-
-    return tirx.Select(tirx.any(a > b, a != a), a, b)  # noqa: PLR0124
-
-
 def _define(problem: PoolProblem, tile: PoolTile, x: Any, w: Any, finish: Callable[..., Any]) -> te.Tensor:
     from tvm import te, tirx
 
@@ -102,16 +95,14 @@ def _define(problem: PoolProblem, tile: PoolTile, x: Any, w: Any, finish: Callab
 
     shape = (extent(x.shape[0]), const(problem.c), *(const(size) for size in problem.out))
     taps = [te.reduce_axis((const(0), const(size)), name=f"k{i}") for i, size in enumerate(problem.kernel)]
-    neutral = tirx.min_value("float32") if problem.op == "max" else tirx.const(0, "float32")
-    combine = _maximum if problem.op == "max" else (lambda a, b: a + b)
-    reducer = te.comm_reducer(combine, lambda dtype: tirx.const(neutral.value, dtype), name="pool")
+    neutral = tirx.const(float("-inf") if problem.op == "max" else 0.0, "float32")
 
     def window(n: Any, c: Any, *pixel: Any) -> Any:
         conditions, indices = _window(problem, list(pixel), [tap.var for tap in taps])
         value = x(n, c, *indices)
         if conditions:
             value = tirx.if_then_else(tirx.all(*conditions), value, neutral)
-        return reducer(value, axis=taps)
+        return maximum(value, taps) if problem.op == "max" else te.sum(value, axis=taps)
 
     def out(*index: Any) -> Any:
         value = acc(*index)
@@ -135,6 +126,7 @@ def _schedule(sch: Schedule, problem: PoolProblem, tile: PoolTile, target: Targe
     sch.set_scope(acc, 0, "local")
     sch.reverse_compute_at("out", thread, preserve_unit_loops=True)
     if tile.lanes > 1:
+        register_reducers()
         steps, lane = sch.split(sch.fuse(*taps), [None, tile.lanes])
         sch.reorder(lane, steps)
         sch.bind(lane, "threadIdx.x")
