@@ -41,7 +41,8 @@ def start(job: Job) -> Session:
         module(*inputs)  # compiles
 
     def run() -> Any:
-        with torch.inference_mode(not compiled):
+        # Not inference_mode(False): that switches gradients on, and the frozen code would not be the one that runs.
+        with torch.no_grad() if compiled else torch.inference_mode():
             return module(*inputs)
 
     def fetch(result: Any) -> Sequence[np.ndarray]:
