@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from cnncc.edges.onnx_import.importer import Importer
 
 
+class NeedsInputError(UnsupportedError):
+    """An operation needs numbers at import that come from inputs of the model."""
+
+    def __init__(self, message: str, inputs: tuple[str, ...]):
+        super().__init__(message)
+        self.inputs = inputs
+
+
 class Tensor:
     """One ONNX value: its type, and a value of the graph, or data known at import, or both.
 
@@ -213,15 +221,21 @@ class Call:
         """The elements of an input that must be numbers known at import. `name` is its name in the ONNX standard."""
         data = self.known(index)
         if data is None:
-            self.unsupported(f"its {name} is computed at run time; it must be known at import")
+            self._not_known(index, name)
         return data
+
+    def _not_known(self, index: int, name: str) -> NoReturn:
+        others = [t for t in self.inputs[1:] if t is not None and not t.is_known and t.type.dtype[0] in "iu"]
+        inputs = self.importer.inputs_behind(self.tensor(index), *others)
+        source = f" from input {' and '.join(map(repr, inputs))}" if inputs else ""
+        raise NeedsInputError(f"{name} is computed at run time{source}; it must be known at import", inputs)
 
     def elements(self, index: int, name: str) -> list[Any]:
         """The elements of an input that follows from constants and shapes: numbers and symbolic expressions."""
         tensor = self.tensor(index)
         data = tensor.data if tensor.symbolic else self.known(index)
         if data is None:
-            self.unsupported(f"its {name} is computed at run time; it must follow from constants and shapes")
+            self._not_known(index, name)
         return list(data.reshape(-1).tolist())
 
     def dims(self, index: int, name: str) -> tuple[Dim, ...]:

@@ -42,10 +42,8 @@ def identity(n: Call) -> Results:
 def dropout(n: Call) -> Results:
     """Dropout as in inference: the input itself, and a mask of ones."""
     if n.has(2):
-        training = n.known(2)
         ratio = n.known(1) if n.has(1) else np.asarray(0.5)
-        off = training is not None and not training.any()
-        if not off and not (ratio is not None and not ratio.any()):
+        if n.numbers(2, "training_mode").any() and (ratio is None or ratio.any()):
             n.unsupported("training_mode (random); export the model in evaluation mode")
     if not n.wants(1):
         return n.tensor(0)
@@ -55,10 +53,7 @@ def dropout(n: Call) -> Results:
 
 def if_(n: Call) -> Results:
     """If with a condition known at import: that branch, in place."""
-    condition = n.known(0)
-    if condition is None:
-        n.unsupported("its condition is computed at run time")
-    taken = "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"
+    taken = "then_branch" if n.scalar(0, "condition") else "else_branch"
     return n.importer.run_subgraph(n, n.attr_graph(taken))
 
 

@@ -89,9 +89,11 @@ def modulo(n: Call) -> Results:
     x, y = n.value(0), n.value(1)
     equate_broadcast(n, x, y)
     fmod = bool(n.attr_int("fmod"))
-    if is_float(x.type.dtype) and not fmod:
-        n.fail("floating-point operands need fmod=1")
-    return n.op("mod", x, y, fmod=fmod)
+    if not is_float(x.type.dtype) or fmod:
+        return n.op("mod", x, y, fmod=fmod)
+    rest = n.op("mod", x, y, fmod=True)
+    wrong = n.op("less", n.op("mul", n.op("sign", rest), n.op("sign", y)), 0.0)
+    return n.op("where", wrong, n.op("add", rest, y), rest)
 
 
 def is_infinite(n: Call) -> Results:

@@ -37,7 +37,7 @@ class Functions:
             return found
         return _standard(call)
 
-    def inline(self, importer: Importer, call: Call, function: Any) -> tuple[Tensor, ...]:
+    def inline(self, importer: Importer, call: Call, function: Any) -> tuple[Tensor | None, ...]:
         """Import a function's body in place of its call."""
         key = (function.domain, function.name, function.overload)
         if key in self.active:
@@ -56,7 +56,7 @@ class Functions:
         frame = Frame(scope, opsets_of(function), given, prefix, call.frame.depth + 1)
         importer.run(nodes, frame)
         self.active.pop()
-        return tuple(importer.output(name, frame) for name in function.output)
+        return tuple(importer.output(name, frame) if call.wants(i) else None for i, name in enumerate(function.output))
 
 
 def _standard(call: Call) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from cnncc.builder import Builder
 from cnncc.edges.onnx_import import host, symbolic
-from cnncc.edges.onnx_import.context import Call, Tensor, broken_tensor, known
+from cnncc.edges.onnx_import.context import Call, NeedsInputError, Tensor, broken_tensor, known
 from cnncc.edges.onnx_import.frame import Frame, domain_of
 from cnncc.edges.onnx_import.functions import Functions
 from cnncc.edges.onnx_import.order import node_name, ordered
@@ -36,6 +36,7 @@ class Unsupported:
     opset: int
     node: str
     reason: str = ""
+    inputs: tuple[str, ...] = ()  # inputs of the model which, were they known, would make it possible
 
 
 class EquateError(Exception):
@@ -91,7 +92,7 @@ class Importer:
                 made = self._dispatch(call, domain)
                 results = made if isinstance(made, tuple) else (made,)
         except UnsupportedError as error:
-            self._refuse(call, domain, str(error))
+            self._refuse(call, domain, error)
         except GraphError as error:
             self.error = self.error or _named(call, error)
         self._bind(node, results, frame)
@@ -118,9 +119,10 @@ class Importer:
         if lookup(domain, call.op_type) is None and not self.functions.find(call, domain):
             raise UnsupportedError("")
 
-    def _refuse(self, call: Call, domain: str, reason: str) -> None:
+    def _refuse(self, call: Call, domain: str, error: UnsupportedError) -> None:
         name = call.frame.prefix + (call.proto.name or call.first_output)
-        self.unsupported.append(Unsupported(call.op_type, domain, call.version, name, reason))
+        inputs = error.inputs if isinstance(error, NeedsInputError) else ()
+        self.unsupported.append(Unsupported(call.op_type, domain, call.version, name, str(error), inputs))
 
     def _input(self, node: Any, name: str, frame: Frame) -> Tensor | None:
         if not name:
@@ -257,6 +259,21 @@ class Importer:
         if value not in self.folded:
             self._fold(value)
         return self.folded.get(value)
+
+    def inputs_behind(self, *tensors: Tensor) -> tuple[str, ...]:
+        """Names of the graph inputs that tensors depend on."""
+        names: dict[str, None] = {}
+        stack, seen = [t.value for t in tensors], set[Value]()
+        while stack:
+            value = stack.pop()
+            if value is None or value in seen:
+                continue
+            seen.add(value)
+            if value.node is not None:
+                stack += value.node.operands()
+            elif not value.is_constant:
+                names[value.name] = None
+        return tuple(names)
 
     def _fold(self, value: Value) -> None:
         needed: list[Node] = []

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from cnncc.edges.onnx_import import host
 from cnncc.edges.onnx_import.context import Tensor
 from cnncc.edges.onnx_import.frame import Frame, opsets_of
 from cnncc.edges.onnx_import.importer import EquateError, Importer, Unsupported
@@ -14,6 +17,7 @@ from cnncc.edges.onnx_import.order import ordered
 from cnncc.edges.onnx_reader import ModelFile, ModelSource, read_model
 from cnncc.errors import GraphError, ModelFileError, UnsupportedError
 from cnncc.ir.graph import Graph
+from cnncc.ir.types import Type
 from cnncc.ir.verify import verify
 
 OLDEST_OPSET = 7
@@ -37,16 +41,18 @@ class ImportResult:
     bound: dict[str, str]  # symbols without a name that turned out to be other dimensions
 
 
-def load_onnx(model: ModelSource, shapes: Shapes | None = None) -> Graph:
+def load_onnx(
+    model: ModelSource, shapes: Shapes | None = None, constants: Mapping[str, np.ndarray] | None = None
+) -> Graph:
     """The graph of an ONNX model: a path, bytes, or an onnx.ModelProto.
 
     shapes: {"input": (1, 3, 224, 224)} fixes symbolic dimensions; None in a shape leaves one symbolic, a string names
-    it. Values keep their ONNX names, nodes carry theirs as `source`.
+    it. constants: inputs that are known already ({"sizes": array}); they are no inputs of the graph. Values keep their ONNX names, nodes carry theirs as `source`.
     Raises ModelFileError (not an ONNX model, or a damaged one), UnsupportedOperators (all of them at once, with node
     names), GraphError (shapes and types that do not fit).
     """
     file = read_model(model)
-    result = import_model(file, shapes)
+    result = import_model(file, shapes, constants)
     if result.unsupported:
         raise UnsupportedOperators(file.label, result.unsupported)
     if result.error is not None:
@@ -55,24 +61,31 @@ def load_onnx(model: ModelSource, shapes: Shapes | None = None) -> Graph:
     return result.graph
 
 
-def import_model(file: ModelFile, shapes: Shapes | None = None) -> ImportResult:
+def import_model(
+    file: ModelFile, shapes: Shapes | None = None, constants: Mapping[str, np.ndarray] | None = None
+) -> ImportResult:
     """Import a model as far as possible. Raises ModelFileError and errors about inputs only."""
     check_opset(file)
     symbols = Symbols()
     while True:  # each round knows one more symbol
         file.taken = 0
         try:
-            return _attempt(file, shapes, symbols)
+            return _attempt(file, shapes, constants or {}, symbols)
         except EquateError as found:
             symbols.bound[found.name] = found.dim
 
 
-def _attempt(file: ModelFile, shapes: Shapes | None, symbols: Symbols) -> ImportResult:
+def _attempt(
+    file: ModelFile, shapes: Shapes | None, constants: Mapping[str, np.ndarray], symbols: Symbols
+) -> ImportResult:
     proto = file.proto.graph
-    types = input_types(file, shapes, symbols)
+    types = input_types(file, {k: v.shape for k, v in constants.items()} | dict(shapes or {}), symbols)
     importer = Importer(file, proto.name or "graph", symbols.unnamed)
     frame = Frame({}, opsets_of(file.proto))
     for name, type_ in types.items():
+        if name in constants:
+            frame.scope[name] = _given(name, type_, constants[name])
+            continue
         frame.scope[name] = Tensor(name, type_, importer.builder.graph.add_input(name, type_))
     importer.define_initializers(proto, frame)
     importer.run(ordered(proto.node, frame.scope, file.label), frame)
@@ -86,6 +99,12 @@ def _attempt(file: ModelFile, shapes: Shapes | None, symbols: Symbols) -> Import
         verify(graph)
     bound = {name: str(d) for name, d in symbols.bound.items() if name not in symbols.fixed}
     return ImportResult(graph, importer.unsupported, importer.error, bound)
+
+
+def _given(name: str, type_: Type, array: np.ndarray) -> Tensor:
+    if Type.of(array).dtype != type_.dtype:
+        raise GraphError(f"input '{name}': must be {type_.dtype}, got a constant of {array.dtype}")
+    return Tensor(name, Type.of(array), data=array, shape_like=array.size <= host.LIMIT)
 
 
 def check_opset(file: ModelFile) -> None:
