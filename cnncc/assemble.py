@@ -27,9 +27,15 @@ def assemble(
     workspaces: Mapping[Node, tuple[int, ...]],
     target: Target,
     notes: Mapping[str, Any],
+    state: Mapping[Value, Value] | None = None,
+    initial: Mapping[str, np.ndarray] | None = None,
 ) -> Program:
-    """`symbols`: the kernel each node calls; `workspaces`: bytes of its extra buffers (placed by the plan)."""
-    table = _Buffers(graph, plan)
+    """`symbols`: the kernel each node calls; `workspaces`: bytes of its extra buffers (placed by the plan).
+
+    `state`: inputs that are state, with the outputs that replace them in place; `initial`: their first values.
+    """
+    state = state or {}
+    table = _Buffers(graph, plan, {new: old for old, new in state.items()}, initial or {})
     calls = []
     for node in graph.nodes:
         if node in plan.skipped:
@@ -40,10 +46,11 @@ def assemble(
         ]
         ids = [table.of(v) for v in (*node.operands(), *node.outputs)]
         calls.append(Call(symbols[node], (*ids, *extra), node.source or node.outputs[0].name))
-    inputs = tuple(Port(v.name, v.type.numpy.name, _dims(v.type.shape), table.of(v)) for v in graph.inputs)
+    inputs = tuple(Port(v.name, v.type.numpy.name, _dims(v.type.shape), table.of(v)) for v in graph.inputs if v not in state)
     outputs = tuple(
         Port(name, v.type.numpy.name, _dims(v.type.shape), table.of(v))
         for v, name in zip(graph.outputs, graph.output_names, strict=True)
+        if v not in table.replaces
     )
     return Program(
         buffers=tuple(table.buffers),
@@ -74,14 +81,19 @@ def required_features(target: Target) -> tuple[str, ...]:
 class _Buffers:
     """Assigns each value a buffer on first use; views come after their root."""
 
-    def __init__(self, graph: Graph, plan: Plan):
+    def __init__(self, graph: Graph, plan: Plan, replaces: Mapping[Value, Value], initial: Mapping[str, np.ndarray]):
         self.graph = graph
         self.plan = plan
+        self.replaces = replaces
+        self.state = set(replaces.values())
+        self.initial = initial
         self.buffers: list[Buffer] = []
         self.constants: dict[str, np.ndarray] = {}
         self.ids: dict[Value, int] = {}
 
     def of(self, value: Value) -> int:
+        if value in self.replaces:
+            return self.of(self.replaces[value])
         if value not in self.ids:
             made = self._make(value)
             self.ids[value] = len(self.buffers)
@@ -102,6 +114,9 @@ class _Buffers:
             name = f"{value.name}#{len(self.buffers)}"
             self.constants[name] = value.type.layout.pack(value.data)
             return Buffer(name, dtype, shape, "constant")
+        if value in self.state:
+            self.constants[value.name] = self.initial[value.name]
+            return Buffer(value.name, dtype, shape, "state")
         if value in self.graph.inputs:
             return Buffer(value.name, dtype, shape, "input")
         if value in self.graph.outputs:

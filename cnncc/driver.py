@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cnncc.errors import UnsupportedError
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.types import Type
@@ -110,14 +112,20 @@ def compile_graph(
     accuracy: Accuracy = "default",
     progress: Progress | None = None,
     dump: Path | None = None,
-    training: bool = False,
+    state: Mapping[str, str] | None = None,
+    initial: Mapping[str, np.ndarray] | None = None,
 ) -> Executable:
-    """Compile a graph whose shapes are known up to a symbolic batch."""
+    """Compile a graph whose shapes are known up to a symbolic batch.
+
+    state: inputs that are state, with the names of the outputs that replace them in place (a training step: then no
+    pass may change the weights); initial: their first values.
+    """
     from cnncc.assemble import assemble
     from cnncc.kernels.build import KernelSource, build_all
     from cnncc.passes import INFERENCE, TRAINING
     from cnncc.passes.manager import Context, run_passes
     from cnncc.passes.memory import plan_memory
+    from cnncc.passes.state import order_updates
     from cnncc.report import describe_calls
     from cnncc.runtime.executable import Executable
     from cnncc.targets.lower import kernel_key, kernel_symbol, lower_kernel
@@ -125,11 +133,12 @@ def compile_graph(
     progress = progress or Progress()
     start = time.perf_counter()
     context = Context(target, accuracy, dump=dump)
-    laid = run_passes(graph, TRAINING if training else INFERENCE, context)
+    laid = run_passes(graph, INFERENCE if state is None else TRAINING, context)
     for name, seconds in context.seconds.items():
         progress.seconds[name] = progress.seconds.get(name, 0.0) + seconds
         progress.on_stage(name, seconds)
     start = time.perf_counter()
+    pairs = order_updates(laid, state or {})
 
     symbols: dict[Node, str] = {}
     sources: dict[str, KernelSource] = {}
@@ -151,7 +160,7 @@ def compile_graph(
     objects = build_all({s: sources[s] for s in sources if s in used}, target, progress=progress.on_kernel)
     start = progress.stage("build kernels", start)
     notes = {"name": graph.name, "accuracy": accuracy, "calls": describe_calls(laid, plan, symbols, target)}
-    program = assemble(laid, plan, symbols, objects, workspaces, target, notes)
+    program = assemble(laid, plan, symbols, objects, workspaces, target, notes, pairs, initial)
     executable = Executable(program)
     progress.stage("load", start)
     return executable

@@ -121,6 +121,8 @@ class _Evaluator:
         return [self._stored(v, f"out{k}") for k, v in enumerate(self.body.outputs)]
 
     def _by_algorithm(self, node: Node, algorithm: Any) -> Any:
+        from tvm import tirx
+
         root = self.anchor
         assert root is not None
         problem = describe(self.body)
@@ -131,7 +133,8 @@ class _Evaluator:
         weights = operands[1] if len(operands) > 1 else None
 
         def finish(value: Any, index: tuple[Any, ...]) -> Any:
-            at = {root.output: Operand(root.output.type, lambda *_: value)}
+            element = tirx.convert(value)
+            at = {root.output: Operand(root.output.type, lambda *_: element)}
             for v in self.body.inputs:
                 at[v] = self._beside(self.known[v], result.type)
             return self._operand(result, at)(*index)

@@ -51,7 +51,7 @@ class Layout:
     def pack(self, array: np.ndarray) -> np.ndarray:
         """Array of the logical shape --> contiguous array of the physical shape, padding filled with zeros."""
         if not self.blocks:
-            return np.ascontiguousarray(array)
+            return np.asarray(array, order="C")
         rank = array.ndim
         pad = [(0, -array.shape[a] % self.factor(a)) for a in range(rank)]
         if any(p for _, p in pad):

@@ -52,7 +52,7 @@ def _compile(func: Any, target: Target, symbol: str) -> Any:
     module = tvm.IRModule({symbol: func.with_attr("global_symbol", symbol)})
     try:
         return tvm.compile(module, target=to_tvm(target), tir_pipeline=pipeline()).mod
-    except (tvm.error.TVMError, ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise ScheduleError(f"{symbol}: code generation for {target.name} failed: {error}") from error
 
 
