@@ -14,6 +14,7 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 from cnncc.runtime.version import VERSION
@@ -22,7 +23,7 @@ _log = logging.getLogger("cnncc")
 _MAGIC = b"cnncc-kernel 1 "
 _DEFAULT_LIMIT = 1 << 30
 _PACKAGE = Path(__file__).resolve().parent.parent
-_GENERATORS = ("ir", "kernels", "ops", "passes", "targets")  # folders whose code decides what a kernel becomes
+_GENERATORS = ("ir", "kernels", "ops", "targets")  # folders whose code decides what a kernel becomes
 
 
 class Cache:
@@ -99,7 +100,12 @@ class Cache:
         return found
 
     def _evict(self) -> None:
-        """Removes entries not used for longest, down to three quarters of the limit."""
+        """Removes entries not used for longest, down to three quarters of the limit, and what killed processes left."""
+        assert self.folder is not None
+        for path in self.folder.glob(".tmp-*"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < time.time() - 3600:
+                    path.unlink()
         entries = sorted(self._entries())
         size = sum(s for _, s, _ in entries)
         for _, nbytes, path in entries:
@@ -113,7 +119,10 @@ class Cache:
 
 @functools.cache
 def _default(chosen: str, xdg: str, limit: str) -> Cache:
-    folder = Path(chosen) if chosen else Path(xdg or Path.home() / ".cache") / "cnncc"
+    home = os.path.expanduser("~")
+    if not (chosen or xdg or os.path.isabs(home)):  # nobody's home
+        return Cache(None)
+    folder = Path(chosen) if chosen else Path(xdg or os.path.join(home, ".cache")) / "cnncc"
     return Cache(folder, int(limit) if limit.isdigit() else _DEFAULT_LIMIT)
 
 
