@@ -18,7 +18,8 @@ from cnncc.targets.target import Target
 
 HINT = 1  # the batch that decisions assume where it is symbolic
 LAUNCH = 1e-6  # seconds a kernel costs besides its work
-FALLBACK_EFFICIENCY = 0.04  # of the FMA peak, for products that no algorithm takes
+# Of the FMA peak, for products that no algorithm takes; on a GPU never preferred to an algorithm, however small.
+FALLBACK_EFFICIENCY = {"cpu": 0.04, "cuda": 1e-5}
 FALLBACK_SLOWDOWN = 8  # against reading and writing once, for other anchors scheduled from their definition
 CHANNELWISE = ("pad", "resize", "reduce_", "adaptive", "average_pool", "max_pool", "slice", "concat")
 
@@ -110,7 +111,7 @@ def _generic(body: Graph, target: Target) -> Iterable[Alternative]:
     moved = sum(size(v.type) for v in (*body.inputs, *body.outputs))
     seconds = moved / (target.gbytes_per_second * 1e9) + LAUNCH
     if root is not None and (problem := describe(body)) is not None and hasattr(problem, "macs"):
-        peak = target.gflops_per_core * 1e9 * target.threads * FALLBACK_EFFICIENCY
+        peak = target.gflops_per_core * 1e9 * target.threads * FALLBACK_EFFICIENCY[target.kind]
         yield Alternative(FALLBACK, plain_in, plain_out, seconds + 2 * problem.macs / peak)
         return
     name = GENERIC if root is None or root.op.startswith(("reduce_", "softmax", "log_softmax", "arg")) else FALLBACK

@@ -17,7 +17,6 @@ from cnncc.ir.layout import PLAIN
 from cnncc.targets.algorithm import Algorithm, Cost, Layouts
 from cnncc.targets.cuda.fuse import inline_prologue
 from cnncc.targets.cuda.gemm import (
-    LAUNCH_SECONDS,
     GemmTile,
     choose_tile,
     compute_seconds,
@@ -62,7 +61,7 @@ def _cost(problem: ConvProblem, target: Target, tile: GemmTile) -> Cost:
     rows, depth, pixels = _extents(problem)
     compute = compute_seconds(rows, problem.batch * pixels, depth, problem.groups, tile, target)
     moved = memory_bytes(problem)
-    return Cost(LAUNCH_SECONDS + max(compute, moved / (target.gbytes_per_second * 1e9)), 2.0 * problem.macs, moved)
+    return Cost(max(compute, moved / (target.gbytes_per_second * 1e9)), 2.0 * problem.macs, moved)
 
 
 def memory_bytes(problem: ConvProblem) -> float:
@@ -157,6 +156,9 @@ def _schedule(sch: Schedule, problem: ConvProblem, tile: GemmTile, target: Targe
     schedule_product(sch, (batch, row, column), tile, left_along_k=True, right_along_k=False)
 
 
+TAP_SECONDS = 2e-8  # a thread's multiply-add, with its loads from L1
+
+
 @dataclass(frozen=True)
 class DirectTile:
     """One thread an output pixel of one channel; `threads` in a block. `unroll`: the taps are written out."""
@@ -176,10 +178,13 @@ def _direct_tiles(problem: ConvProblem, target: Target) -> DirectTile:
 
 
 def _direct_cost(problem: ConvProblem, target: Target, tile: DirectTile) -> Cost:
-    # Two loads and some index arithmetic for every multiply-add; the loads hit L1.
-    seconds = problem.macs * 8.0 / (target.threads * target.gflops_per_core * 1e9 / 2)
+    # Two loads and some index arithmetic for every multiply-add, from L1; a thread waits for most of them.
+    threads = problem.batch * problem.oc * prod(problem.out)
+    chain = problem.ic // problem.groups * prod(problem.kernel)
+    busy = min(1.0, threads / (target.threads * 1024))
+    seconds = problem.macs * 16.0 / (target.threads * target.gflops_per_core * 1e9 * busy) + chain * TAP_SECONDS
     moved = memory_bytes(problem)
-    return Cost(LAUNCH_SECONDS + max(seconds, moved / (target.gbytes_per_second * 1e9)), 2.0 * problem.macs, moved)
+    return Cost(max(seconds, moved / (target.gbytes_per_second * 1e9)), 2.0 * problem.macs, moved)
 
 
 def _direct_define(problem: ConvProblem, tile: DirectTile, x: Any, w: Any, finish: Callable[..., Any]) -> te.Tensor:

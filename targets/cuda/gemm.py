@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tvm import te
     from tvm.s_tir import Schedule
 
-LAUNCH_SECONDS = 3e-6  # from one kernel of a stream to the next
 STEP_SECONDS = 4e-7  # latency of a step of k: global memory, shared memory, two barriers
 
 
@@ -72,13 +71,13 @@ def choose_tile(m: int, n: int, k: int, batch: int, target: Target, groups: int 
         divisors = [d for d in range(4, min(m, 128) + 1, 4) if m % d == 0]
         shapes = [shape for shape in shapes if m % shape[0] == 0]
         shapes += [(d, columns, 4, 4) for d in divisors for columns in (32, 64, 128) if d * columns <= 128 * 64]
-    tiles = [GemmTile(tm, tn, 16 if tm + tn <= 64 and k > 32 else 8, rm, rn) for tm, tn, rm, rn in shapes]
+    tiles = [GemmTile(tm, tn, step, rm, rn) for tm, tn, rm, rn in shapes for step in (8, 16, 32)]
 
     def key(tile: GemmTile) -> tuple[float, int]:
         whole = -(-m // tile.m) * tile.m * -(-n // tile.n) * tile.n
         return compute_seconds(m, n, k, batch * groups, tile, target), whole
 
-    return min((tile for tile in tiles if tile.threads <= 256), key=key)
+    return min((tile for tile in tiles if tile.threads <= 256 and tile.shared <= 16 << 10), key=key)
 
 
 def compute_seconds(m: int, n: int, k: int, batch: int, tile: GemmTile, target: Target) -> float:

@@ -10,7 +10,6 @@ from cnncc.ir.layout import PLAIN
 from cnncc.targets.algorithm import Algorithm, Cost, Layouts
 from cnncc.targets.cuda.fuse import inline_prologue
 from cnncc.targets.cuda.gemm import (
-    LAUNCH_SECONDS,
     GemmTile,
     choose_tile,
     compute_seconds,
@@ -64,7 +63,7 @@ def _tiles(problem: MatmulProblem, target: Target) -> GemmTile:
 def _cost(problem: MatmulProblem, target: Target, tile: GemmTile) -> Cost:
     compute = compute_seconds(problem.rows, problem.n, problem.k, problem.batch, tile, target)
     moved = _bytes(problem)
-    return Cost(LAUNCH_SECONDS + max(compute, moved / (target.gbytes_per_second * 1e9)), 2.0 * problem.macs, moved)
+    return Cost(max(compute, moved / (target.gbytes_per_second * 1e9)), 2.0 * problem.macs, moved)
 
 
 def _gemv_tiles(problem: MatmulProblem, target: Target) -> GemvTile:
@@ -81,7 +80,7 @@ def _gemv_cost(problem: MatmulProblem, target: Target, tile: GemvTile) -> Cost:
     # Each row reads the weights again, from L2: about three times as fast as memory.
     repeated = 4.0 * problem.batch * problem.k * problem.n * (problem.rows - 1) / 3
     seconds = (moved + repeated) / (target.gbytes_per_second * 1e9 * busy)
-    return Cost(LAUNCH_SECONDS + seconds, 2.0 * problem.macs, moved)
+    return Cost(seconds, 2.0 * problem.macs, moved)
 
 
 def _operands(problem: MatmulProblem, x: Any, w: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from cnncc.ir.layout import PLAIN
 from cnncc.targets.algorithm import Algorithm, Cost, Layouts
 from cnncc.targets.cuda.fuse import inline_prologue
-from cnncc.targets.cuda.gemm import LAUNCH_SECONDS
 from cnncc.targets.cuda.machine import WARP
 from cnncc.targets.cuda.reducers import maximum, register_reducers
 from cnncc.targets.problem import PoolProblem
@@ -48,7 +47,7 @@ def _cost(problem: PoolProblem, target: Target, tile: PoolTile) -> Cost:
     moved = 4.0 * planes * (prod(problem.size) + prod(problem.out))
     work = float(planes * prod(problem.out) * prod(problem.kernel))
     per_second = target.threads * target.gflops_per_core * 1e9 / 16  # loads from L1 and index arithmetic
-    return Cost(LAUNCH_SECONDS + max(moved / (target.gbytes_per_second * 1e9), work / per_second), work, moved)
+    return Cost(max(moved / (target.gbytes_per_second * 1e9), work / per_second), work, moved)
 
 
 def _window(problem: PoolProblem, pixel: list[Any], tap: list[Any]) -> tuple[list[Any], list[Any]]:
