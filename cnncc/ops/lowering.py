@@ -109,18 +109,6 @@ class Lowering:
         self.stages.append(tensor)
         return self.tensor(type, tensor)
 
-    def pair_stage(self, type: Type, body: Callable[..., Any], name: str) -> Operand:
-        """Like `stage` for a body that gives a pair of reductions (`cnncc.ops.reducers.first_maximum`).
-
-        The operand is the first of the pair.
-        """
-        from tvm import te
-
-        tensors = te.compute(tuple(self.dim(d) for d in type.shape), body, name=name)
-        self.stages.append(tensors[0])
-        first = self.tensor(type.plain, tensors[0])
-        return self.stage(type, first, name + "_layout") if type.layout else first
-
     def axis(self, extent: Dim, name: str) -> Any:
         """A reduction axis from 0."""
         from tvm import te, tirx

@@ -18,7 +18,7 @@ from cnncc.ir.dims import Dim, normal, same_or_unknown, shape_text
 from cnncc.ir.types import Type
 from cnncc.ops.common import Gradients, check_float, check_rank
 from cnncc.ops.lowering import Lowering, Operand
-from cnncc.ops.reducers import first_maximum, maximum, smallest
+from cnncc.ops.reducers import is_extreme, maximum, smallest
 from cnncc.ops.registry import Arg, Sample, define
 from cnncc.ops.window import Geometry, Window, canonical, geometry, padded, taps
 
@@ -201,25 +201,32 @@ def _indices_reference(attrs: PoolAttrs, x: np.ndarray) -> np.ndarray:
     return np.where(first < 0, 0, flat)
 
 
-def _first_stage(c: Lowering, attrs: PoolAttrs, x: Operand, out: Sequence[Dim]) -> Operand:
-    """Per window the number of its first largest tap, as an i32 stage."""
+def _tap_number(g: Geometry, k: Sequence[Any]) -> Any:
+    """The row-major number of a tap as i32."""
     from tvm import tirx
 
+    number: Any = k[0]
+    for i in range(1, g.rank):
+        number = number * g.kernel[i] + k[i]
+    return tirx.Cast("int32", number)
+
+
+def _first_stage(c: Lowering, attrs: PoolAttrs, x: Operand, out: Sequence[Dim]) -> Operand:
+    """Per window the number of its first largest tap (the largest i32 where it has none), as an i32 stage."""
+    from tvm import te, tirx
+
     g = pool_geometry(attrs, x.type.rank - 2)
-    rk = [c.axis(k, f"k{i}") for i, k in enumerate(g.kernel)]
-    type_ = Type("i32", (*x.type.shape[:2], *out))
+    shape = (*x.type.shape[:2], *out)
+    top = _max_compute(c, attrs, [Type(x.type.dtype, shape)], [x])
+    rk = [c.axis(k, f"t{i}") for i, k in enumerate(g.kernel)]
 
     def element(n: Any, ch: Any, *o: Any) -> Any:
         at = _positions(g, o, rk)
-        tests = _conditions(c, g, at, x.type.shape[2:], attrs.ceil)
-        value = _guarded(c, tests, x(n, ch, *at), smallest(x.type.dtype))
-        number: Any = tirx.const(0, "int64")
-        for i in range(g.rank):
-            number = number * g.kernel[i] + rk[i]
-        none = tirx.const(np.iinfo(np.int32).max, "int32")
-        return first_maximum(_guarded(c, tests, tirx.Cast("int32", number), none), value, rk)
+        none = tirx.max_value("int32")
+        found = tirx.Select(is_extreme(x(n, ch, *at), top(n, ch, *o)), _tap_number(g, rk), none)
+        return te.min(_guarded(c, _conditions(c, g, at, x.type.shape[2:], attrs.ceil), found, none), axis=rk)
 
-    return c.pair_stage(type_, element, "first")
+    return c.stage(Type("i32", shape), element, "first")
 
 
 def _indices_compute(c: Lowering, attrs: PoolAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:
@@ -300,11 +307,8 @@ def _max_dx_compute(c: Lowering, attrs: PoolAttrs, outs: Sequence[Type], xs: Seq
 
     def element(n: Any, ch: Any, *i: Any) -> Any:
         at, tests = _sources(c, g, i, rk, out)
-        number: Any = tirx.const(0, "int64")
-        for a in range(g.rank):
-            number = number * g.kernel[a] + rk[a]
         zero = c.const(0, x.type.dtype)
-        taken = tirx.Select(tirx.EQ(first(n, ch, *at), tirx.Cast("int32", number)), dy(n, ch, *at), zero)
+        taken = tirx.Select(tirx.EQ(first(n, ch, *at), _tap_number(g, rk)), dy(n, ch, *at), zero)
         return te.sum(_guarded(c, tests, taken, zero), axis=rk)
 
     return c.stage(outs[0], element, "max_pool_dx")

@@ -266,15 +266,22 @@ def _arg_op(name: str, function: Callable[..., Any], least: bool, doc: str) -> O
         return np.asarray(x.shape[axis] - 1 - found)
 
     def compute(c: Lowering, attrs: ArgAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:
+        from tvm import te, tirx
+
         (x,) = xs
         axis = resolve_axis(attrs.axis, x.type.rank)
-        r = c.axis(x.type.shape[axis], "r")
+        reducer = reducers.minimum if least else reducers.maximum
+        kept = Type(x.type.dtype, outs[0].shape)
+        extreme = reduce_stage(c, x, (axis,), attrs.keepdims, reducer(x.type.dtype), kept, "extreme")
+        r = c.axis(x.type.shape[axis], "i")
+        none = tirx.min_value("int64") if attrs.select_last else tirx.max_value("int64")
 
         def element(*index: Any) -> Any:
             at = _full_index(x.type.rank, (axis,), attrs.keepdims, index, [r])
-            return reducers.first_maximum(r + c.dim(0), x(*at), [r], attrs.select_last, least)
+            found = tirx.Select(reducers.is_extreme(x(*at), extreme(*index)), r + c.dim(0), none)
+            return te.max(found, axis=[r]) if attrs.select_last else te.min(found, axis=[r])
 
-        return c.pair_stage(outs[0], element, name)
+        return c.stage(outs[0], element, name)
 
     samples = (
         Sample((Arg((3, 4, 5)),), ArgAttrs(1)),

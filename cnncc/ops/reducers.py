@@ -1,4 +1,4 @@
-"""Reductions of TVM beyond te.sum: maxima and minima that keep NaN, products, and the place of the first maximum."""
+"""Reductions of TVM beyond te.sum: maxima and minima that keep NaN, and products."""
 
 from __future__ import annotations
 
@@ -54,29 +54,9 @@ def product(dtype: str) -> Callable[..., Any]:
     return te.comm_reducer(lambda x, y: x * y, lambda t: tirx.const(1, TVM_DTYPE[dtype]), name="product")
 
 
-def first_maximum(number: Any, value: Any, axes: Any, last: bool = False, least: bool = False) -> Any:
-    """(number, value) of the largest value, the smallest number at ties; the first NaN is largest.
+def is_extreme(value: Any, extreme: Any) -> Any:
+    """Whether an element is the extreme that one of the reducers above found: equal to it, or NaN."""
+    from tvm import tirx
 
-    number: an integer expression that orders the elements. last: the largest number at ties. least: the smallest value
-    instead. Gives a pair of reductions for `Lowering.pair_stage`.
-    """
-    from tvm import te, tirx
-
-    kind = str(value.ty.dtype)
-    short = next(s for s, t in TVM_DTYPE.items() if t == kind)
-
-    def combine(a: Any, b: Any) -> Any:
-        better = a[1] < b[1] if least else a[1] > b[1]
-        earlier = a[0] > b[0] if last else a[0] < b[0]
-        tie = tirx.EQ(a[1], b[1])
-        if is_float(short):
-            better = tirx.Or(better, tirx.And(tirx.isnan(a[1]), tirx.Not(tirx.isnan(b[1]))))
-            tie = tirx.Or(tie, tirx.And(tirx.isnan(a[1]), tirx.isnan(b[1])))
-        take = tirx.Or(better, tirx.And(tie, earlier))
-        return tirx.Select(take, a[0], b[0]), tirx.Select(take, a[1], b[1])
-
-    def identity(index: str, element: str) -> Any:
-        bound = tirx.min_value(index) if last else tirx.max_value(index)
-        return bound, largest(short) if least else smallest(short)
-
-    return te.comm_reducer(combine, identity, name="first")((number, value), axis=axes)
+    equal = tirx.EQ(value, extreme)
+    return tirx.Or(equal, tirx.isnan(value)) if "float" in str(value.ty.dtype) else equal

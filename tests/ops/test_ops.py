@@ -1,0 +1,93 @@
+"""Every op and sample of the table: types, text, the te definition against the reference, a symbolic batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cnncc.builder import Builder
+from cnncc.ir.analysis import structurally_equal
+from cnncc.ir.dims import substitute_shape
+from cnncc.ir.graph import Value
+from cnncc.ir.parser import parse
+from cnncc.ops.registry import TABLE
+from tests.ops.harness import Case, all_cases, batch_operands, run_compiled, run_reference, symbolic
+from tests.tolerances import assert_close
+
+CASES = all_cases()
+SYMBOLIC = [c for c in CASES if symbolic(c) is not None]
+each = pytest.mark.parametrize("case", CASES, ids=str)
+each_symbolic = pytest.mark.parametrize("case", SYMBOLIC, ids=str)
+
+
+def test_every_op_has_samples():
+    assert [op.name for op in TABLE.values() if not op.samples] == []
+
+
+@each
+def test_reference_has_the_inferred_types(case: Case):
+    types = case.op.infer_types(case.attrs, case.types)
+    reference = case.op.reference
+    if reference is None:
+        pytest.skip("the reference is the formula, in the inferred types by construction")
+    with np.errstate(all="ignore"):
+        raw = reference(case.attrs, *case.arrays())
+    for array, type_ in zip(raw if isinstance(raw, tuple) else (raw,), types, strict=True):
+        assert np.shape(array) == type_.shape
+
+
+@each
+def test_canonical_attributes_stay_as_they_are(case: Case):
+    if case.op.normalise is not None:
+        assert case.op.normalise(case.attrs, *case.types) == case.attrs
+
+
+def _graph(case: Case):
+    b = Builder("one")
+    operands: list[Value | None] = [
+        None if t is None else b.input(f"x{k}", t.shape, t.dtype) for k, t in enumerate(case.types)
+    ]
+    attrs = {name: getattr(case.attrs, name) for name in case.attrs.__dataclass_fields__}
+    results = b.op(case.op.name, *operands, **attrs)
+    for value in results if isinstance(results, tuple) else (results,):
+        b.output(value)
+    return b.finish()
+
+
+@each
+def test_text_round_trip(case: Case):
+    graph = _graph(case)
+    again = parse(str(graph))
+    assert str(again) == str(graph)
+    assert structurally_equal(again, graph)
+
+
+@each
+def test_compiled_equals_reference(case: Case):
+    arrays = case.arrays()
+    expected = run_reference(case, arrays)
+    if not all(a.size for a in (*expected, *arrays) if a is not None):
+        pytest.skip("nothing to compute")
+    for actual, e in zip(run_compiled(case, arrays), expected, strict=True):
+        assert_close(actual, e, case.kind, case.dtype, str(case))
+
+
+@each_symbolic
+def test_symbolic_types_equal_static_ones(case: Case):
+    attrs, types = symbolic(case)
+    free = case.op.infer_types(attrs, types)
+    fixed = case.op.infer_types(case.attrs, case.types)
+    batch = case.types[batch_operands(case)[0]].shape[0]
+    assert [substitute_shape(t.shape, {"N": batch}) for t in free] == [t.shape for t in fixed]
+    assert [t.dtype for t in free] == [t.dtype for t in fixed]
+
+
+@each_symbolic
+def test_symbolic_batch_compiles_once_for_all_sizes(case: Case):
+    for batch in (1, 5):
+        arrays = case.arrays(batch, batch_operands(case))
+        expected = run_reference(case, arrays, free=True)
+        if not all(a.size for a in (*expected, *arrays) if a is not None):
+            continue
+        for actual, e in zip(run_compiled(case, arrays, free=True), expected, strict=True):
+            assert_close(actual, e, case.kind, case.dtype, f"{case} batch {batch}")
