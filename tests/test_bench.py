@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
-from cnncc.bench import BenchResult, SystemResult, run_bench, table
+from cnncc.bench import BenchResult, SystemResult, markdown, run_bench, table
 from cnncc.bench.client import Client
 from cnncc.bench.machine import describe_machine, machine_slug
 from cnncc.bench.macs import count_macs
@@ -196,6 +196,7 @@ def test_result_as_table_and_json():
     text = console.export_text()
     assert "2.00 GFLOP, peak 200 GFLOP/s" in text
     assert "ncnn: missing: not installed: ncnn" in text
+    assert "| m | 2 | 2.00 | 200 | **1.00 (0.90)** | missing |" in markdown([result])
     again = json.loads(json.dumps(result.to_dict()))
     assert again["systems"][0]["median"] == 1e-3
     assert again["shapes"] == {"x": [1, 3]}

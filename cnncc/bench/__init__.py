@@ -9,8 +9,8 @@ rounds.py     run_bench: alternating rounds, and the record of what came out
 report.py     tables
 """
 
-from cnncc.bench.report import table
+from cnncc.bench.report import markdown, table
 from cnncc.bench.rounds import BenchResult, SystemResult, run_bench
 from cnncc.bench.systems import SYSTEMS
 
-__all__ = ["SYSTEMS", "BenchResult", "SystemResult", "run_bench", "table"]
+__all__ = ["SYSTEMS", "BenchResult", "SystemResult", "markdown", "run_bench", "table"]

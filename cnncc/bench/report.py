@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cnncc.bench.rounds import BenchResult, SystemResult
@@ -57,3 +58,27 @@ def table(result: BenchResult) -> Table:
         made.caption = "\n".join(absent)
         made.caption_justify = "left"
     return made
+
+
+def markdown(results: Sequence[BenchResult]) -> str:
+    """A Markdown table: a row for each result, a column for each system; median (least) milliseconds, best in bold."""
+    names = list(dict.fromkeys(system.name for result in results for system in result.systems))
+    lines = [
+        "| model | threads | GFLOP | peak GFLOP/s | " + " | ".join(names) + " |",
+        "|---|---|---|---|" + "---|" * len(names),
+    ]
+    for result in results:
+        medians = {system.name: system.median for system in result.systems if system.median is not None}
+        best = min(medians.values(), default=None)
+        cells = []
+        for name in names:
+            system = next((system for system in result.systems if system.name == name), None)
+            if system is None or system.median is None or system.minimum is None:
+                cells.append("" if system is None else system.status)
+                continue
+            text = f"{system.median * 1e3:.2f} ({system.minimum * 1e3:.2f})"
+            cells.append(f"**{text}**" if system.median == best else text)
+        work = "" if result.macs is None else f"{2 * result.macs / 1e9:.2f}"
+        peak = "" if result.peak_flops is None else f"{result.peak_flops / 1e9:.0f}"
+        lines.append(f"| {result.model} | {result.threads} | {work} | {peak} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,7 @@ def run_bench(
     seed: int = 0,
     include_cnncc: bool = True,
     with_peak: bool = True,
+    label: str | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> BenchResult:
     """Times a model in cnncc and in other systems (names of SYSTEMS).
@@ -85,7 +86,7 @@ def run_bench(
     threads: for every system alike (None: the processors this process may use). Each system runs in its own process;
     a round lets each in turn run for `seconds` (at least `least` runs), after a pause in which the thread pools of
     the one before go to sleep; the order moves on by one each round. The FMA peak is measured in every round, where
-    it is wanted.
+    it is wanted. label: the model's name in the result (None: as given).
     Raises GraphError for unknown systems and shapes, ModelFileError, UnsupportedError.
     """
     names = list(dict.fromkeys([*(["cnncc"] if include_cnncc else []), *against]))
@@ -110,6 +111,8 @@ def run_bench(
                 time.sleep(pause)
                 running[(number + step) % len(running)].round(seconds, least)
         settings = {"rounds": rounds, "seconds": seconds, "least": least, "pause": pause, "batch": batch, "seed": seed}
+        if label is not None:
+            prepared = replace(prepared, label=label)
         return _result(prepared, entrants, peak, threads, settings)
 
 
