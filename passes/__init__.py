@@ -13,11 +13,13 @@ from cnncc.passes.outputs import separate_outputs
 from cnncc.passes.pads import fold_pad
 from cnncc.passes.regions import propose_kernels
 from cnncc.passes.tiles import choose_tiles
+from cnncc.passes.transposes import sink_transposes
 
 CANONICALIZE = Step("canonicalize", canonicalize)
 FOLD_CONSTANTS = Step("fold-constants", fold_constants)
 FOLD_PAD = Step("fold-pad", fold_pad)
 FOLD_BATCHNORM = Step("fold-batchnorm", fold_batchnorm)
+SINK_TRANSPOSES = Step("sink-transposes", sink_transposes)
 MERGE_DUPLICATES = Step("merge-duplicates", merge_duplicates)
 REMOVE_DEAD = Step("remove-dead", lambda graph, context: graph.tidy())
 SEPARATE_OUTPUTS = Step("separate-outputs", separate_outputs)
@@ -30,6 +32,8 @@ LOWERING: tuple[Pass, ...] = (SEPARATE_OUTPUTS, PROPOSE_KERNELS, CHOOSE, LAY_OUT
 INFERENCE: tuple[Pass, ...] = (
     CANONICALIZE,
     FOLD_CONSTANTS,
+    SINK_TRANSPOSES,
+    CANONICALIZE,
     FOLD_PAD,
     FOLD_BATCHNORM,
     CANONICALIZE,
@@ -38,7 +42,16 @@ INFERENCE: tuple[Pass, ...] = (
     REMOVE_DEAD,
     *LOWERING,
 )
-TRAINING: tuple[Pass, ...] = (CANONICALIZE, FOLD_CONSTANTS, FOLD_PAD, MERGE_DUPLICATES, REMOVE_DEAD, *LOWERING)
+TRAINING: tuple[Pass, ...] = (
+    CANONICALIZE,
+    FOLD_CONSTANTS,
+    SINK_TRANSPOSES,
+    CANONICALIZE,
+    FOLD_PAD,
+    MERGE_DUPLICATES,
+    REMOVE_DEAD,
+    *LOWERING,
+)
 
 PASSES: dict[str, Pass] = {p.name: p for p in (*INFERENCE, *TRAINING)}
 
