@@ -12,9 +12,9 @@ from typing import Any
 from cnncc.errors import ScheduleError
 from cnncc.kernels import driver
 from cnncc.kernels.cache import Cache
-from cnncc.runtime.calltable import RUN_LOOP
 from cnncc.runtime.machine import cpu_flags
 from cnncc.runtime.native import import_tvm
+from cnncc.runtime.program import RUN_LOOP
 from cnncc.targets.target import Target
 
 

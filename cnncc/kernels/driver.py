@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cnncc.runtime.calltable import RUN_LOOP
+from cnncc.runtime.program import RUN_LOOP
 
 KEY = f"{RUN_LOOP} v1"  # the loop's descriptor in the kernel cache: change it with the loop
 

@@ -16,9 +16,7 @@ import numpy as np
 from cnncc.errors import RuntimeFault
 from cnncc.runtime import native
 from cnncc.runtime.arena import address, allocate
-from cnncc.runtime.program import Program, dim_at, shape_at
-
-RUN_LOOP = "cnncc_run_calls"  # the symbol of the run loop among a program's kernels
+from cnncc.runtime.program import RUN_LOOP, Program, dim_at, shape_at
 
 _ROW = 8  # words a call: function, arguments, their number; whole cache lines, so that each row is a table of its own
 _TENSOR = 6  # words a DLTensor: data, device, rank and dtype, shape, strides (none: row-major), byte offset

@@ -15,6 +15,7 @@ from cnncc.errors import GraphError, RuntimeFault
 from cnncc.runtime import native
 from cnncc.runtime.arena import address, allocate, empty, usable
 from cnncc.runtime.calltable import CallTable
+from cnncc.runtime.check import check_bounds
 from cnncc.runtime.machine import check_features, check_object
 from cnncc.runtime.program import Program, dim_at, show_shape
 from cnncc.runtime.signature import Sizes
@@ -97,6 +98,7 @@ class Engine:
         if table is not None:
             self._tables.move_to_end(sizes.key)
             return table
+        check_bounds(self._program, sizes.values)
         size = dim_at(self._program.arena, sizes.values)
         if size > len(self._arena):
             self._tables.clear()  # their addresses are the old arena's

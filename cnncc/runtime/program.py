@@ -12,10 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cnncc.errors import GraphError
-
 Kind = Literal["input", "output", "constant", "state", "arena"]
 KINDS: tuple[Kind, ...] = ("input", "output", "constant", "state", "arena")
+RUN_LOOP = "cnncc_run_calls"  # the symbol of the run loop among a program's kernels
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,9 @@ class Program:
 
     def check(self) -> Program:
         """Itself, where it is consistent. Raises GraphError naming the first thing that is not."""
-        _check(self)
+        from cnncc.runtime.check import check_program
+
+        check_program(self)
         return self
 
     def to_json(self) -> dict[str, Any]:
@@ -229,48 +230,3 @@ def _port(port: Port) -> dict[str, Any]:
 
 def _unport(data: Mapping[str, Any]) -> Port:
     return Port(str(data["name"]), np.dtype(data["dtype"]).name, _undims(data["shape"]), int(data["buffer"]))
-
-
-def _check(program: Program) -> None:
-    count = len(program.buffers)
-    for index, b in enumerate(program.buffers):
-        what = f"buffer {index} ({b.name})"
-        if b.base is not None and not (0 <= b.base < index and program.buffers[b.base].kind == b.kind):
-            raise GraphError(f"{what}: a view must follow its base and be of its kind, got base {b.base}, {b.kind}")
-        offset = b.offset if isinstance(b.offset, int) else 0
-        steps = [offset] if isinstance(b.offset, int) else [b.offset.constant, *(c for _, c in b.offset.terms)]
-        if any(s % 64 for s in steps):
-            raise GraphError(f"{what}: offset must be a multiple of 64 bytes for every size, got {b.offset}")
-        unknown = {s for d in (*b.shape, b.offset) if isinstance(d, Affine) for s, _ in d.terms} - set(program.symbols)
-        if unknown:
-            raise GraphError(f"{what}: symbols must be declared, got {', '.join(sorted(unknown))}")
-        if b.kind in ("constant", "state") and b.base is None:
-            array = program.constants.get(b.name)
-            if array is None or array.dtype.name != b.dtype or array.shape != b.shape:
-                got = "none" if array is None else f"{array.dtype.name}{array.shape}"
-                raise GraphError(f"{what}: its array must be {b.dtype}{show_shape(b.shape)}, got {got}")
-    for call in program.calls:
-        if call.kernel not in program.kernels:
-            raise GraphError(f"{call.node or call.kernel}: its kernel must be among the kernels, got {call.kernel!r}")
-        if any(not 0 <= i < count for i in call.buffers):
-            raise GraphError(f"{call.node or call.kernel}: buffers must be below {count}, got {call.buffers}")
-    fixed = {s for p in program.inputs for d in p.shape if isinstance(d, Affine) for s, _ in d.terms}
-    loose = [s for s in program.symbols if s not in fixed]
-    if loose:
-        raise GraphError(f"symbols must follow from the inputs' shapes, got {', '.join(loose)}")
-    for port in (*program.inputs, *program.outputs):
-        if not 0 <= port.buffer < count:
-            raise GraphError(f"{port.name}: its buffer must be below {count}, got {port.buffer}")
-        if sum(isinstance(d, Affine) for d in port.shape) > 1:
-            raise GraphError(f"{port.name}: at most one extent may be symbolic, got {show_shape(port.shape)}")
-        b = program.buffers[port.buffer]
-        if b.kind == "output" and b.base is not None:
-            raise GraphError(f"{port.name}: an output's buffer must not be a view of another output")
-    written = {p.buffer for p in program.outputs}
-    for index, b in enumerate(program.buffers):
-        if b.kind == "output" and b.base is None and index not in written:
-            raise GraphError(f"buffer {index} ({b.name}): it is of kind output, so an output must name it")
-    for port in program.inputs:
-        b = program.buffers[port.buffer]
-        if b.kind != "input" or b.base is not None:
-            raise GraphError(f"{port.name}: an input's buffer must be of kind input and no view, got {b.kind}")

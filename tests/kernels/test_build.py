@@ -16,7 +16,7 @@ from cnncc.errors import ScheduleError
 from cnncc.kernels.build import KernelSource, build_all, build_kernel, kernel_llvm
 from cnncc.kernels.cache import Cache
 from cnncc.runtime import native
-from cnncc.runtime.calltable import RUN_LOOP
+from cnncc.runtime.program import RUN_LOOP
 from cnncc.targets.machine import AARCH64, AVX2
 from cnncc.targets.target import Target
 from tests.runtime.kernels import SOURCES, TARGET
