@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cnncc.targets.cpu.tiling import ConvTile
+from cnncc.targets.cpu.tiling import ConvTile, covered
 from cnncc.targets.problem import ConvProblem
-from cnncc.targets.target import Target
 
 Finish = Callable[[Any, tuple[Any, ...]], Any]
 
 
 def i64(value: Any) -> Any:
-    """A Python integer as TIR's int64 (a symbolic batch is int64, and indices may not mix widths); others as they are."""
+    """A Python integer as TIR's int64 (a symbolic batch is int64, and indices may not mix widths); others unchanged."""
     from tvm import tirx
 
     return tirx.const(value, "int64") if isinstance(value, int) else value
@@ -37,20 +35,15 @@ def batch_of(problem: Any, x: Any) -> Any:
     return i64(problem.n) if isinstance(problem.n, int) else x.shape[0]
 
 
-def padded(problem: ConvProblem, tile: ConvTile, x: Any, lead: int, tail: int) -> Any:
-    """The stage "pad": x(*lead, *spatial, *tail) with the problem's pads, as far as the tiles read.
+def padded(problem: ConvProblem, x: Any, lead: int, tail: int) -> Any:
+    """The stage "pad": x(*lead, *spatial, *tail) with the problem's pads, as far as the outputs read.
 
     `lead` is the number of channel blocks (or channels), `tail` the channels in a block, 0 where there are no blocks.
     """
     from tvm import te, tirx
 
     r = problem.rank
-    extent = [
-        (ceil_to(o, g) - 1) * s + d * (k - 1) + 1
-        for o, g, s, d, k in zip(
-            problem.out, tile.group, problem.strides, problem.dilations, problem.kernel, strict=True
-        )
-    ]
+    extent = covered(problem, problem.out)
 
     def at(n: Any, c: Any, *rest: Any) -> Any:
         where = inside(rest[:r], problem.size, extent, problem.pads[:r])
@@ -79,11 +72,6 @@ def window(problem: ConvProblem, at: Sequence[Any], taps: Sequence[Any]) -> list
     return [o * i64(s) + k * i64(d) for o, s, k, d in zip(at, problem.strides, taps, problem.dilations, strict=True)]
 
 
-def ceil_to(a: int, b: int) -> int:
-    """a rounded up to a multiple of b."""
-    return -(-a // b) * b
-
-
 def has_block(sch: Any, name: str) -> bool:
     """Whether the function under the schedule has a block of this name."""
     import tvm_ffi
@@ -105,8 +93,13 @@ def schedule_tile(sch: Any, problem: ConvProblem, tile: ConvTile) -> None:
     pixels, lanes, steps = rest[:r], rest[r], rest[r + 1 :]
 
     oc_task, oc_tile, oc_in = sch.split(oc, [None, tile.chunk // tile.vectors, tile.vectors])
-    splits = [sch.split(p, [None, g // q, q]) for p, g, q in zip(pixels, tile.group, tile.pixels, strict=True)]
-    tasks, tiles, inner = ([s[k] for s in splits] for k in range(3))
+    tasks, tiles, inner = [], [], []
+    for loop, group, pixel in zip(pixels, tile.group, tile.pixels, strict=True):
+        task, rest = sch.split(loop, [None, group])
+        several, one = sch.split(rest, [None, pixel])
+        tasks.append(task)
+        tiles.append(several)
+        inner.append(one)
     sch.reorder(batch, *tasks, oc_task, oc_tile, *tiles, *steps, *inner, oc_in, lanes)
     task = sch.fuse(batch, *tasks, oc_task)
 
@@ -119,6 +112,8 @@ def schedule_tile(sch: Any, problem: ConvProblem, tile: ConvTile) -> None:
     sch.set_scope(acc, 0, "local")
     if tile.parallel:
         sch.parallel(task)
+    if tile.group[-1] % tile.pixels[-1]:  # the last tile of a row gets code of its own
+        sch.annotate(tiles[-1], "pragma_loop_partition_hint", 1)
 
     *out_inner, out_lanes = sch.get_loops(out)[-r - 2 :]
     for loop in (*inner, oc_in, *out_inner):

@@ -1,9 +1,9 @@
-"""Direct convolution on blocked channels: out[n, o, y, b] = sum over c, k, a of x[n, c, y*s + k*d, a] * w[o, c, k, a, b].
+"""Direct convolution on blocked channels: out[n, o, y, b] = sum_{c, k, a} x[n, c, y*s + k*d, a] * w[o, c, k, a, b].
 
 A tile of accumulators (a few output pixels times a few vectors of output channels) stays in registers for the whole
 reduction; each step loads the vectors of weights and broadcasts one input channel of each pixel. Borders are padded
-once per task, into scratch, so that the innermost loop has no conditions; where a tile overhangs the output, it
-computes from that scratch too, and only what lies inside is written. 1x1 convolutions are this loop without taps.
+once per task, into scratch, so that the innermost loop has no conditions; the last tile of a row may be narrower, and
+has code of its own. 1x1 convolutions are this loop without taps.
 
 NeoCPU (Liu et al., ATC 2019) describes the layout; Georganas et al., SC 2018, the register blocking.
 """
@@ -63,11 +63,18 @@ def _depth(problem: ConvProblem, block: int) -> int:
     return ceil_div(problem.ic // problem.groups, block) * block
 
 
+def _ragged(problem: ConvProblem, block: int) -> bool:
+    """Whether the last block of input channels is partly padding, which the reduction then leaves out."""
+    return problem.groups == 1 and problem.ic % block != 0
+
+
 def _reduction(problem: ConvProblem, block: int) -> Reduction:
     depth = _depth(problem, block)
+    taps = math.prod(problem.kernel)
+    ragged = _ragged(problem, block)
     return Reduction(
-        inner=block,
-        outer=depth // block * math.prod(problem.kernel),
+        inner=problem.ic if ragged else block,
+        outer=taps if ragged else depth // block * taps,
         depth=depth,
         blocks=ceil_div(problem.oc // problem.groups, block),
     )
@@ -82,21 +89,22 @@ def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.
     n = common.batch_of(problem, x)
     ic, oc = ceil_div(problem.ic, b), ceil_div(problem.oc, b)
     per_group_in, per_group_out = ceil_div(problem.ic // problem.groups, b), ceil_div(problem.oc // problem.groups, b)
-    source = common.padded(problem, tile, x, ic, b) if tile.copy or not isinstance(x, te.Tensor) else x
-    (c,), taps, (a,) = (
-        common.reduce_axes("c", [per_group_in]),
-        common.reduce_axes("k", problem.kernel),
-        common.reduce_axes("a", [b]),
-    )
-    reach = [common.ceil_to(o, g) for o, g in zip(problem.out, tile.group, strict=True)]
+    source = common.padded(problem, x, ic, b) if tile.copy or not isinstance(x, te.Tensor) else x
+    taps = common.reduce_axes("k", problem.kernel)
+    if _ragged(problem, b):
+        (c,) = common.reduce_axes("c", [problem.ic])
+        steps, outer, lane_in = [*taps, c], c // i64(b), c % i64(b)
+    else:
+        outer, lane_in = common.reduce_axes("c", [per_group_in, b])
+        steps = [outer, *taps, lane_in]
 
     def product(n: Any, o: Any, *rest: Any) -> Any:
         at, lane = rest[:r], rest[r]
         first = o // i64(per_group_out) * i64(per_group_in) if problem.groups > 1 else i64(0)
-        pixel = source(n, first + c, *common.window(problem, at, taps), a)
-        return te.sum(pixel * w(o, c, *taps, a, lane), axis=[c, *taps, a])
+        pixel = source(n, first + outer, *common.window(problem, at, taps), lane_in)
+        return te.sum(pixel * w(o, outer, *taps, lane_in, lane), axis=steps)
 
-    acc = te.compute(shape(n, oc, *reach, b), product, name="acc")
+    acc = te.compute(shape(n, oc, *problem.out, b), product, name="acc")
     return te.compute(
         shape(n, oc, *problem.out, b),
         lambda n, o, *rest: finish(acc(n, o, *rest), (n, o * i64(b) + rest[r], *rest[:r])),

@@ -18,7 +18,7 @@ _LINE = 64
 def pipeline() -> str:
     """The name of the TIR pipeline for CPU kernels, for `tvm.compile(..., tir_pipeline=pipeline())`.
 
-    It is TVM's own followed by the pass of this module.
+    It is that of `lowering`, followed by the pass of this module.
     """
     from tvm.tirx import compilation_pipeline
 
@@ -29,11 +29,12 @@ def pipeline() -> str:
 
 def _stages() -> tuple[Any, Any, Any]:
     import tvm
-    from tvm.s_tir.pipeline import default_s_tir_pipeline
 
-    lower, host, device = default_s_tir_pipeline()
+    from cnncc.targets.cpu.lowering import lower
+
+    passes, host, device = lower()
     keep = tvm.transform.module_pass(keep_on_stack, opt_level=0, name="cnncc.KeepOnStack")
-    return tvm.transform.Sequential([lower, keep]), host, device
+    return tvm.transform.Sequential([passes, keep]), host, device
 
 
 def keep_on_stack(module: Any, _context: Any) -> Any:

@@ -1,0 +1,54 @@
+"""From scheduled blocks to packed functions: TVM's passes for one CPU function, written out.
+
+They are those of `tvm.s_tir.pipeline` without the ones for accelerators, and loops are partitioned before indices are
+narrowed to 32 bits: narrowing renames the loops' variables, and then the hints name none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def lower() -> tuple[Any, Any, Any]:
+    """The passes on the module, and those that finish host and device functions."""
+    import tvm
+    from tvm.s_tir import transform as s
+    from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
+    from tvm.tirx import transform as t
+
+    blocks_to_loops = [
+        s.CanonicalizeLoop(),
+        s.LowerInitBlock(),
+        s.PlanAndUpdateBufferAllocationLocation(),
+        s.ConvertBlocksToOpaque(),
+        s.CompactBufferAllocation(),
+        s.LowerMatchBuffer(),
+        s.StmtSimplify(),
+        s.LowerOpaqueBlock(),
+        t.FlattenBuffer(),
+        t.BF16ComputeLegalize(),
+    ]
+    loops = [
+        s.LoopPartition(),
+        t.NarrowDataType(32),
+        t.VectorizeLoop(True),
+        t.StorageRewrite(),
+        s.HoistIfThenElse(),
+        t.UnrollLoop(),
+        s.RenormalizeSplitPattern(),
+        t.StmtSimplify(),
+        t.RemoveNoOp(),
+        s.RewriteUnsafeSelect(),
+        t.CommonSubexprElim(),
+    ]
+    functions = [
+        t.FP8ComputeLegalize(),
+        t.VerifyMemory(),
+        t.AnnotateEntryFunc(),
+        t.SplitHostDevice(),
+        t.MakePackedAPI(),
+        t.FP8StorageLegalize(),
+        t.BF16StorageLegalize(),
+    ]
+    passes = tvm.transform.Sequential([*blocks_to_loops, *loops, *functions])
+    return passes, finalize_host_passes, finalize_device_passes
