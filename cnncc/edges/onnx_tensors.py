@@ -69,7 +69,7 @@ def to_array(file: ModelFile, tensor: Any) -> np.ndarray:
 def _from_bytes(raw: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """ONNX stores little-endian; a bool is any byte that is not 0."""
     if dtype == np.bool_:
-        return np.not_equal(raw, 0)
+        return raw.astype(np.bool_)
     array: np.ndarray = raw.view(dtype)
     return array if sys.byteorder == "little" else np.asarray(array.byteswap())
 

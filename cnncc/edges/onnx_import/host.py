@@ -178,7 +178,7 @@ def _reduce(function: Callable[[Any, Any], Any]) -> HostFunction:
             raise s.UndecidedError
         moved = np.moveaxis(s.objects(x), where, range(len(where)))
         rows = moved.reshape(-1, *moved.shape[len(where) :])
-        total = rows[0] if len(rows) == 1 else _each(_fold(function), *rows)
+        total = rows[0] if len(rows) == 1 else _each(_fold(function), *(np.asarray(r, object) for r in rows))
         total = np.asarray(total)
         result = np.expand_dims(total, where) if keep else total
         return result if x.dtype == object else result.astype(x.dtype)

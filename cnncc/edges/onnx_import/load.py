@@ -47,7 +47,8 @@ def load_onnx(
     """The graph of an ONNX model: a path, bytes, or an onnx.ModelProto.
 
     shapes: {"input": (1, 3, 224, 224)} fixes symbolic dimensions; None in a shape leaves one symbolic, a string names
-    it. constants: inputs that are known already ({"sizes": array}); they are no inputs of the graph. Values keep their ONNX names, nodes carry theirs as `source`.
+    it. constants: inputs that are known already ({"sizes": array}); they are no inputs of the graph.
+    Values keep their ONNX names, nodes carry theirs as `source`.
     Raises ModelFileError (not an ONNX model, or a damaged one), UnsupportedOperators (all of them at once, with node
     names), GraphError (shapes and types that do not fit).
     """
