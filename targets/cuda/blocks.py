@@ -131,7 +131,8 @@ def describe(sch: Schedule, block: Any) -> Stage:
     node = sch.get(block)
     reduced = tuple(axis.dom.extent for axis in node.iter_vars if axis.iter_type == tirx.IterVar.CommReduce)
     known = (tirx.IterVar.DataPar, tirx.IterVar.CommReduce)
-    plain = len(sch.get_loops(block)) == len(node.iter_vars) and all(a.iter_type in known for a in node.iter_vars)
+    loops = len(sch.get_loops(block))  # a scalar has an axis and no loop
+    plain = loops in (len(node.iter_vars), 0) and all(axis.iter_type in known for axis in node.iter_vars)
     return Stage(block, node, reduced, opaque=not plain)
 
 

@@ -13,12 +13,12 @@ import numpy as np
 
 
 def serialise(prim_func: Any) -> Any:
-    """PrimFunc with thread bindings --> the same function with serial loops."""
+    """PrimFunc --> the same function with serial loops for thread bindings (and for loops to unroll: faster to build)."""
     import tvm_ffi
     from tvm import tirx
 
     def loop(node: Any) -> Any:
-        if node.kind != tirx.ForKind.THREAD_BINDING:
+        if node.kind not in (tirx.ForKind.THREAD_BINDING, tirx.ForKind.UNROLLED):
             return node
         return tirx.For(node.loop_var, node.min, node.extent, tirx.ForKind.SERIAL, node.body)
 
