@@ -79,7 +79,11 @@ class Executable:
 
     @property
     def memory(self) -> dict[str, Dim]:
-        """Bytes that a run holds at its peak, by use; `Affine` formulas where the batch is symbolic."""
+        """Bytes held after a run, by use; `Affine` formulas where the batch is symbolic.
+
+        "inputs" are copies of arrays that kernels cannot read in place (there are none where all start at a multiple
+        of 64 bytes and are row-major); "outputs" belong to the caller.
+        """
         p = self.program
         return {
             "constants": sum(p.constants[b.name].nbytes for b in p.buffers if b.kind == "constant" and b.base is None),
@@ -96,6 +100,12 @@ class Executable:
         for part in self.memory.values():
             total = total + part
         return total
+
+    def report(self) -> Report:
+        """Every kernel call: layer, algorithm, layouts, tiles, GFLOP, bytes, and whether it is on the fallback."""
+        from cnncc.report import Report
+
+        return Report.of(self.program.notes)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Runs the model on arrays by input name; gives the results by output name.

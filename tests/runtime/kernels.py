@@ -88,7 +88,7 @@ def residual(threads: int = 1) -> Program:
         kernels=kernels(threads, "double_plus", "add"),
         constants={"w": WEIGHTS},
         symbols=("N",),
-        arena=Affine((("N", 512),), 64),
+        arena=Affine((("N", 256),), 64),
         threads=threads,
     )
 
