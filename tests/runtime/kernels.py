@@ -67,18 +67,20 @@ WEIGHTS = np.arange(64, dtype=np.float32)
 
 
 def residual(threads: int = 1) -> Program:
-    """y = (2x + w) + x over a symbolic batch, the sum in place of the first result in the arena."""
+    """t = 2x + w, s = t + x, u = 2s + w in place of s, y = u + t, over a symbolic batch."""
     buffers = (
         Buffer("x", "float32", (N, 64), "input"),
         Buffer("w", "float32", (64,), "constant"),
-        Buffer("t", "float32", (N, 64), "arena", offset=Affine((("N", 256),), 64)),
+        Buffer("t", "float32", (N, 64), "arena", offset=64),
         Buffer("s", "float32", (N, 64), "arena", offset=Affine((("N", 256),), 64)),
         Buffer("y", "float32", (N, 64), "output"),
+        Buffer("u", "float32", (N, 64), "arena", offset=Affine((("N", 256),), 64)),
     )
     calls = (
         Call("double_plus", (0, 1, 2), "first"),
         Call("add", (2, 0, 3), "second"),
-        Call("double_plus", (3, 1, 4), "third"),
+        Call("double_plus", (3, 1, 5), "third"),
+        Call("add", (5, 2, 4), "fourth"),
     )
     return Program(
         buffers,
@@ -88,14 +90,15 @@ def residual(threads: int = 1) -> Program:
         kernels=kernels(threads, "double_plus", "add"),
         constants={"w": WEIGHTS},
         symbols=("N",),
-        arena=Affine((("N", 256),), 64),
+        arena=Affine((("N", 512),), 64),
         threads=threads,
     )
 
 
 def expected(x: np.ndarray) -> np.ndarray:
     """What `residual` computes."""
-    return ((x * 2 + WEIGHTS) + x) * 2 + WEIGHTS
+    t = x * 2 + WEIGHTS
+    return (t + x) * 2 + WEIGHTS + t
 
 
 def counter(threads: int = 1) -> Program:

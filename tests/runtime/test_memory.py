@@ -48,7 +48,7 @@ def test_stated_memory_is_what_a_run_takes() -> None:
     assert done.returncode == 0, done.stderr
     first, again, after = done.stdout.splitlines()
     taken, stated = map(int, first.split())
-    assert stated == 100_000 * 768 + 320
+    assert stated == 100_000 * 1024 + 320
     assert abs(taken - stated) < 0.02 * stated
     assert abs(int(again) - stated) < 0.02 * stated  # no growth with runs
     assert int(after) < 0.02 * stated  # and released with the executable
