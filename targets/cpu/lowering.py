@@ -16,7 +16,9 @@ def lower() -> tuple[Any, Any, Any]:
     from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
     from tvm.tirx import transform as t
 
+    lets = tvm.transform.module_pass(_store_lets, opt_level=0, name="cnncc.StoreLets")
     blocks_to_loops = [
+        s.ConvertSSA(),  # partitioned loops and inlined stages repeat expressions with their variables
         s.CanonicalizeLoop(),
         s.LowerInitBlock(),
         s.PlanAndUpdateBufferAllocationLocation(),
@@ -25,6 +27,7 @@ def lower() -> tuple[Any, Any, Any]:
         s.LowerMatchBuffer(),
         s.StmtSimplify(),
         s.LowerOpaqueBlock(),
+        lets,
         t.FlattenBuffer(),
         t.BF16ComputeLegalize(),
     ]
@@ -52,3 +55,11 @@ def lower() -> tuple[Any, Any, Any]:
     ]
     passes = tvm.transform.Sequential([*blocks_to_loops, *loops, *functions])
     return passes, finalize_host_passes, finalize_device_passes
+
+
+def _store_lets(module: Any, _context: Any) -> Any:
+    import tvm
+
+    from cnncc.targets.cpu.lets import store_lets
+
+    return tvm.IRModule({name: store_lets(func) for name, func in module.functions.items()}, attrs=module.attrs)
