@@ -1,8 +1,8 @@
 """Reverse-mode differentiation: a forward graph and a scalar --> a graph with gradients, in the same IR.
 
-The driver knows no operation. Each op's rule (`grad` in the op table) gives the gradients of a node's operands from those
-of its results as new graph operations; it may leave them at a broadcast shape. The driver walks the nodes backwards,
-sums the contributions of several uses, and brings every gradient to its value's own shape:
+The driver knows no operation. Each op's rule (`grad` in the op table) gives the gradients of a node's operands from
+those of its results as new graph operations; it may leave them at a broadcast shape. The driver walks the nodes
+backwards, sums the contributions of several uses, and brings every gradient to its value's own shape:
 
     y = f(x, ...)   -->   dx = sum over the uses of x of (dL/dy)(dy/dx)          (L the scalar, dx short for dL/dx)
 """
@@ -53,17 +53,17 @@ def grad(
 
     wrt: names (or values) of inputs, constants or intermediate results; None: every floating-point input.
     of: name of a scalar output (or any scalar value); None: the only output.
-    The result has the same inputs, and outputs ``grad_<name>`` in the order of `wrt`, after the outputs of `graph` where
-    `keep_outputs`. Raises GraphError where names are unknown or `of` is no floating-point scalar, UnsupportedError
-    naming every operation in between that has no gradient.
+    The result has the same inputs, and outputs ``grad_<name>`` in the order of `wrt`, after the outputs of `graph`
+    where `keep_outputs`. Raises GraphError where names are unknown or `of` is no floating-point scalar,
+    UnsupportedError naming every operation in between that has no gradient.
     """
     tape = _Tape(graph)
     target = tape.find(_only_output(graph) if of is None else of)
     type_ = target.type
     if not is_float(type_.dtype) or any(d != 1 for d in type_.shape):
         raise GraphError(
-            f"%{target.name}: gradients are of a floating-point scalar, got {type_}; reduce it (reduce_sum, reduce_mean), "
-            "or use vjp, which takes the gradient of the result as an input"
+            f"%{target.name}: gradients are of a floating-point scalar, got {type_}; reduce it "
+            "(reduce_sum, reduce_mean), or use vjp, which takes the gradient of the result as an input"
         )
     seed = tape.b.constant(np.ones([1] * type_.rank, type_.numpy))
     return tape.finish(_default(graph, wrt), {target: seed}, keep_outputs)

@@ -64,9 +64,11 @@ def bind_symbols(graph: Graph, values: Mapping[str, int]) -> Graph:
 
 def bind_attrs(attrs: Any, values: Mapping[str, int]) -> Any:
     """Attributes with symbols replaced by numbers."""
-    changes = {}
+    changes: dict[str, Any] = {}
     for f in dataclasses.fields(attrs):
         value = getattr(attrs, f.name)
-        if isinstance(value, tuple) and any(hasattr(d, "free_symbols") for d in value):
+        if hasattr(value, "free_symbols"):
+            changes[f.name] = substitute(value, values)
+        elif isinstance(value, tuple) and any(hasattr(d, "free_symbols") for d in value):
             changes[f.name] = tuple(substitute(d, values) if hasattr(d, "free_symbols") else d for d in value)
     return dataclasses.replace(attrs, **changes) if changes else attrs

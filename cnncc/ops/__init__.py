@@ -1,35 +1,49 @@
 """The op table, one module per family. The order here is the order in docs/ops.md."""
 
-from cnncc.ops import (
+from cnncc.ops import (  # noqa: I001  (the order is the table's)
     conv,
     winograd,
     pool,
+    average,
+    adaptive,
+    batchnorm,
     norm,
+    local,
     matmul,
     elementwise,
+    logic,
     functions,
     activation,
     softmax,
     reduce,
     shape,
     cut,
+    index,
+    resize,
     layout,
-)  # isort: skip
+)
 from cnncc.ops.registry import TABLE, Arg, Op, Sample, define, lookup
 
 FAMILIES = (
     conv,
     winograd,
     pool,
+    average,
+    adaptive,
+    batchnorm,
     norm,
+    local,
     matmul,
     elementwise,
+    logic,
     functions,
     activation,
     softmax,
     reduce,
     shape,
     cut,
+    index,
+    resize,
     layout,
 )
 

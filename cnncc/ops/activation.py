@@ -57,7 +57,9 @@ def _activation(
     """Declare an activation of one operand; `attrs` is a record of attributes for the samples."""
     record = NoAttrs() if attrs is None else attrs
     samples = (Sample((X,), record), Sample((Arg((7,), "f64"),), record), Sample((X,), type(record)()))
-    return define(name, ("x",), attrs=type(record), infer=infer_float, formula=formula, grad=grad, samples=samples, doc=doc)  # fmt: skip
+    return define(
+        name, ("x",), attrs=type(record), infer=infer_float, formula=formula, grad=grad, samples=samples, doc=doc
+    )
 
 
 def _zero(m: Any, x: Any) -> Any:
@@ -177,7 +179,9 @@ def _mish_grad(g: Any) -> Gradients:
 silu = _activation("silu", lambda m, a, x: m.let(x, lambda v: v * m.sigmoid(v)), _silu_grad, "x sigmoid(x)")
 hard_swish = _activation("hard_swish", _hard_swish, _hard_swish_grad, "x min(max(x / 6 + 1/2, 0), 1)")
 gelu = _activation("gelu", _gelu, _gelu_grad, "x times the normal distribution's P(x)", GeluAttrs(True))
-mish = _activation("mish", lambda m, a, x: m.let(x, lambda v: v * m.tanh(_softplus(m, v))), _mish_grad, "x tanh(softplus(x))")  # fmt: skip
+mish = _activation(
+    "mish", lambda m, a, x: m.let(x, lambda v: v * m.tanh(_softplus(m, v))), _mish_grad, "x tanh(softplus(x))"
+)
 
 # -- rectifiers ------------------------------------------------------------------------------------------------------
 

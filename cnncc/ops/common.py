@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnncc.errors import GraphError
-from cnncc.ir.dims import Dim, product, shape_text
+from cnncc.ir.dims import Dim, is_static, product, shape_text
 from cnncc.ir.dtype import is_float
 from cnncc.ir.graph import Value
 from cnncc.ir.types import Type
@@ -34,6 +34,13 @@ def check_rank(what: str, x: Type, low: int, high: int | None = None) -> None:
     if x.rank < low or (high is not None and x.rank > high):
         span = f"at least {low}" if high is None else f"{low} to {high}" if high > low else str(low)
         raise GraphError(f"{what} must have rank {span}, got {x.rank}: {shape_text(x.shape)}")
+
+
+def known(dims: Sequence[Dim], what: str) -> tuple[int, ...]:
+    """Dimensions as numbers. Raises GraphError where one is symbolic."""
+    if not is_static(dims):
+        raise GraphError(f"{what} must be known, got {shape_text(dims)}; fix the shapes (shapes=...)")
+    return tuple(int(d) for d in dims)  # type: ignore[call-overload]
 
 
 def resolve_axis(axis: int, rank: int) -> int:

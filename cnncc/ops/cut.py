@@ -225,7 +225,7 @@ slice_dx = define(
 
 # -- pad -------------------------------------------------------------------------------------------------------------
 
-_MODES = {"constant": "constant", "reflect": "reflect", "edge": "edge", "wrap": "wrap"}
+_MODES = ("constant", "reflect", "edge", "wrap")
 
 
 def _pad_infer(attrs: PadAttrs, x: Type) -> Type:
@@ -251,7 +251,7 @@ def _check_source(mode: str, axis: int, size: Dim, begin: int, end: int) -> None
     if begin < 0 or end < 0:
         raise GraphError(f"negative pads need mode 'constant', got {begin} and {end} on axis {axis}")
     most = size - 1 if mode == "reflect" else size
-    if isinstance(most, int) and (most < max(begin, end) and mode != "edge" or size == 0):
+    if isinstance(most, int) and ((most < max(begin, end) and mode != "edge") or size == 0):
         raise GraphError(f"mode '{mode}' has {most} elements to copy on axis {axis}, got pads {begin} and {end}")
 
 

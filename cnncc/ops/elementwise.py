@@ -1,4 +1,4 @@
-"""Elementwise arithmetic, comparison, logic and casts, with numpy's broadcasting.
+"""Elementwise arithmetic, rounding and casts, with numpy's broadcasting; comparison and logic are in logic.py.
 
 Gradient rules give the gradient at the broadcast shape; the driver sums it back to each operand's own shape.
 """
@@ -37,19 +37,6 @@ def infer_float(attrs: Any, *types: Type) -> Type:
     return result
 
 
-def infer_compare(attrs: Any, *types: Type) -> Type:
-    """Operands of one dtype broadcast to a bool result."""
-    return infer_same(attrs, *types).with_(dtype="bool")
-
-
-def infer_logic(attrs: Any, *types: Type) -> Type:
-    """bool operands broadcast to a bool result."""
-    result = infer_same(attrs, *types)
-    if result.dtype != "bool":
-        raise GraphError(f"operands must be bool, got {result.dtype}")
-    return result
-
-
 def unary(
     name: str,
     formula: Callable[..., Any],
@@ -63,8 +50,16 @@ def unary(
 ) -> Op:
     """Declare an elementwise op of one operand and no attributes."""
     samples = (Sample((arg,), NoAttrs(), smooth), Sample((Arg((7,), arg.dtype, arg.low, arg.high),), NoAttrs(), smooth))
-    return define(name, ("x",), infer=infer, formula=lambda m, a, x: formula(m, x), grad=grad, no_grad=no_grad,
-                  samples=samples, doc=doc)  # fmt: skip
+    return define(
+        name,
+        ("x",),
+        infer=infer,
+        formula=lambda m, a, x: formula(m, x),
+        grad=grad,
+        no_grad=no_grad,
+        samples=samples,
+        doc=doc,
+    )
 
 
 def binary(
@@ -81,8 +76,17 @@ def binary(
 ) -> Op:
     """Declare an elementwise op of two operands and no attributes."""
     samples = (Sample(args, NoAttrs(), smooth), Sample((args[1], args[1]), NoAttrs(), smooth))
-    return define(name, ("x", "y"), infer=infer, formula=lambda m, a, x, y: formula(m, x, y), grad=grad,
-                  no_grad=no_grad, samples=samples, commutative=commutative, doc=doc)  # fmt: skip
+    return define(
+        name,
+        ("x", "y"),
+        infer=infer,
+        formula=lambda m, a, x, y: formula(m, x, y),
+        grad=grad,
+        no_grad=no_grad,
+        samples=samples,
+        commutative=commutative,
+        doc=doc,
+    )
 
 
 # -- arithmetic ------------------------------------------------------------------------------------------------------
@@ -140,7 +144,13 @@ exp = unary("exp", lambda m, x: m.exp(x), lambda g: (g.b.mul(g.dy, g.outputs[0])
 log = unary(
     "log", lambda m, x: m.log(x), lambda g: (g.b.div(g.dy, g.inputs[0]),), arg=POSITIVE[0], doc="natural logarithm"
 )
-sqrt = unary("sqrt", lambda m, x: m.sqrt(x), lambda g: (g.b.div(g.dy, g.b.mul(g.outputs[0], 2.0)),), arg=POSITIVE[0], doc="square root")  # fmt: skip
+sqrt = unary(
+    "sqrt",
+    lambda m, x: m.sqrt(x),
+    lambda g: (g.b.div(g.dy, g.b.mul(g.outputs[0], 2.0)),),
+    arg=POSITIVE[0],
+    doc="square root",
+)
 sin = unary("sin", lambda m, x: m.sin(x), lambda g: (g.b.mul(g.dy, g.b.cos(g.inputs[0])),), doc="sine")
 cos = unary("cos", lambda m, x: m.cos(x), lambda g: (g.b.neg(g.b.mul(g.dy, g.b.sin(g.inputs[0]))),), doc="cosine")
 
@@ -159,7 +169,6 @@ def no_gradient(g: Any) -> Gradients:
     return (None,) * len(g.inputs)
 
 
-_BOOL = "the result is bool"
 floor = unary("floor", lambda m, x: m.floor(x), no_gradient, smooth=False, doc="largest integer not above x")
 ceil = unary("ceil", lambda m, x: m.ceil(x), no_gradient, smooth=False, doc="smallest integer not below x")
 round_ = unary("round", lambda m, x: m.round(x), no_gradient, smooth=False, doc="nearest integer, halves to even")
@@ -174,25 +183,8 @@ def _sign(m: Any, x: Any) -> Any:
 
 
 sign = unary("sign", _sign, no_gradient, infer=infer_same, smooth=False, doc="-1, 0 or 1")
-isnan = unary("isnan", lambda m, x: m.isnan(x), None, infer=infer_compare, no_grad=_BOOL, doc="whether x is NaN")
-isinf = unary("isinf", lambda m, x: m.isinf(x), None, infer=infer_compare, no_grad=_BOOL, doc="whether x is infinite")
 
-# -- comparison and logic --------------------------------------------------------------------------------------------
-
-_INTS = (Arg((2, 3, 4), "i32", 0, 2), Arg((3, 1), "i32", 0, 2))
-_BITS = (Arg((2, 3, 4), "bool"), Arg((3, 1), "bool"))
-equal = binary("equal", lambda m, x, y: m.equal(x, y), None, infer=infer_compare, no_grad=_BOOL, args=_INTS, commutative=True, doc="x == y")  # fmt: skip
-not_equal = binary("not_equal", lambda m, x, y: m.not_equal(x, y), None, infer=infer_compare, no_grad=_BOOL, args=_INTS, commutative=True, doc="x != y")  # fmt: skip
-less = binary("less", lambda m, x, y: x < y, None, infer=infer_compare, no_grad=_BOOL, args=_INTS, doc="x < y")
-less_equal = binary(
-    "less_equal", lambda m, x, y: x <= y, None, infer=infer_compare, no_grad=_BOOL, args=_INTS, doc="x <= y"
-)
-greater = binary("greater", lambda m, x, y: x > y, None, infer=infer_compare, no_grad=_BOOL, args=_INTS, doc="x > y")
-greater_equal = binary("greater_equal", lambda m, x, y: x >= y, None, infer=infer_compare, no_grad=_BOOL, args=_INTS, doc="x >= y")  # fmt: skip
-and_ = binary("and", lambda m, x, y: m.logical_and(x, y), None, infer=infer_logic, no_grad=_BOOL, args=_BITS, commutative=True, doc="x and y")  # fmt: skip
-or_ = binary("or", lambda m, x, y: m.logical_or(x, y), None, infer=infer_logic, no_grad=_BOOL, args=_BITS, commutative=True, doc="x or y")  # fmt: skip
-xor = binary("xor", lambda m, x, y: m.not_equal(x, y), None, infer=infer_logic, no_grad=_BOOL, args=_BITS, commutative=True, doc="either x or y")  # fmt: skip
-not_ = unary("not", lambda m, x: m.logical_not(x), None, infer=infer_logic, no_grad=_BOOL, arg=_BITS[0], doc="not x")
+# -- with attributes --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -223,32 +215,6 @@ mod = define(
     ),
     doc="the remainder of x / y",
 )
-
-
-def _where_infer(attrs: NoAttrs, condition: Type, x: Type, y: Type) -> Type:
-    if condition.dtype != "bool" or x.dtype != y.dtype:
-        raise GraphError(f"where takes (bool, T, T), got ({condition.dtype}, {x.dtype}, {y.dtype})")
-    return Type(x.dtype, broadcast([condition.shape, x.shape, y.shape]))
-
-
-def _where_grad(g: Any) -> Gradients:
-    """z = x where c, else y; each operand gets the gradient where it was taken."""
-    zero = g.b.zeros_like(g.dy)
-    c = g.inputs[0]
-    return (None, g.b.where(c, g.dy, zero), g.b.where(c, zero, g.dy))
-
-
-where = define(
-    "where",
-    ("condition", "x", "y"),
-    infer=_where_infer,
-    formula=lambda m, a, c, x, y: m.where(c, x, y),
-    grad=_where_grad,
-    samples=(Sample((Arg((3, 1), "bool"), A, B)),),
-    doc="x where the condition holds, otherwise y",
-)
-
-# -- with attributes -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

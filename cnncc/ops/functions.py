@@ -49,11 +49,27 @@ square = unary(
 log1p = unary("log1p", lambda m, x: m.log1p(x), _over(lambda b, x: b.add(x, 1.0)), arg=_INNER, doc="log(1 + x)")
 expm1 = unary("expm1", lambda m, x: m.expm1(x), lambda g: (g.b.mul(g.dy, g.b.add(g.outputs[0], 1.0)),), doc="e^x - 1")
 tan = unary("tan", lambda m, x: m.tan(x), _tan_grad, doc="tangent")
-asin = unary("asin", lambda m, x: m.asin(x), _over(lambda b, x: b.sqrt(_one_minus_square(b, x))), arg=_INNER, doc="inverse sine")  # fmt: skip
-acos = unary("acos", lambda m, x: m.acos(x), _over(lambda b, x: b.neg(b.sqrt(_one_minus_square(b, x)))), arg=_INNER, doc="inverse cosine")  # fmt: skip
+asin = unary(
+    "asin", lambda m, x: m.asin(x), _over(lambda b, x: b.sqrt(_one_minus_square(b, x))), arg=_INNER, doc="inverse sine"
+)
+acos = unary(
+    "acos",
+    lambda m, x: m.acos(x),
+    _over(lambda b, x: b.neg(b.sqrt(_one_minus_square(b, x)))),
+    arg=_INNER,
+    doc="inverse cosine",
+)
 atan = unary("atan", lambda m, x: m.atan(x), _over(_one_plus_square), doc="inverse tangent")
 sinh = unary("sinh", lambda m, x: m.sinh(x), lambda g: (g.b.mul(g.dy, g.b.cosh(g.inputs[0])),), doc="hyperbolic sine")
 cosh = unary("cosh", lambda m, x: m.cosh(x), lambda g: (g.b.mul(g.dy, g.b.sinh(g.inputs[0])),), doc="hyperbolic cosine")
-asinh = unary("asinh", lambda m, x: m.asinh(x), _over(lambda b, x: b.sqrt(_one_plus_square(b, x))), doc="inverse hyperbolic sine")  # fmt: skip
-acosh = unary("acosh", lambda m, x: m.acosh(x), _over(lambda b, x: b.sqrt(b.sub(b.mul(x, x), 1.0))), arg=_ABOVE, doc="inverse hyperbolic cosine")  # fmt: skip
+asinh = unary(
+    "asinh", lambda m, x: m.asinh(x), _over(lambda b, x: b.sqrt(_one_plus_square(b, x))), doc="inverse hyperbolic sine"
+)
+acosh = unary(
+    "acosh",
+    lambda m, x: m.acosh(x),
+    _over(lambda b, x: b.sqrt(b.sub(b.mul(x, x), 1.0))),
+    arg=_ABOVE,
+    doc="inverse hyperbolic cosine",
+)
 atanh = unary("atanh", lambda m, x: m.atanh(x), _over(_one_minus_square), arg=_INNER, doc="inverse hyperbolic tangent")

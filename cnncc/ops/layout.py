@@ -1,4 +1,4 @@
-"""Changes of physical layout. Logically the identity; the pass lay-out inserts them, constants are packed by folding."""
+"""Changes of physical layout, logically the identity; the pass lay-out inserts them, folding packs constants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matrix multiplication with numpy's rules for ranks and batches. Bias and scales are separate ops that regions fuse."""
+"""Matrix multiplication with numpy's rules for ranks and batches. Bias and scales are ops of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Max and average pooling of spatial rank 1 to 3 and their gradients; global pooling is a reduction.
+"""Max pooling of spatial rank 1 to 3 with its gradient, and what all pooling shares; global pooling is a reduction.
 
 A window of n elements at output o covers the positions o s + k d - p. Positions outside the input never count for the
 maximum; for the average they count as zeros where `count_include_pad`, but never beyond the padding (ceil mode).
@@ -7,14 +7,13 @@ maximum; for the average they count as zeros where `count_include_pad`, but neve
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import product as cartesian
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from cnncc.errors import GraphError
-from cnncc.ir.dims import Dim, normal, same_or_unknown, shape_text
+from cnncc.ir.dims import Dim, same_or_unknown, shape_text
 from cnncc.ir.types import Type
 from cnncc.ops.common import Gradients, check_float, check_rank
 from cnncc.ops.lowering import Lowering, Operand
@@ -31,20 +30,6 @@ class PoolAttrs(Window):
     ceil: bool = False
 
 
-@dataclass(frozen=True)
-class AveragePoolAttrs(PoolAttrs):
-    """count_include_pad: divide by the window's size with padding instead of by the elements it covers."""
-
-    count_include_pad: bool = False
-
-
-@dataclass(frozen=True)
-class AveragePoolDxAttrs(AveragePoolAttrs):
-    """size: spatial sizes of the pool's input."""
-
-    size: tuple[Dim, ...] = ()
-
-
 def pool_geometry(attrs: PoolAttrs, rank: int) -> Geometry:
     """The window's numbers written out. Raises GraphError where the kernel does not fit the rank."""
     if len(attrs.kernel) != rank:
@@ -52,28 +37,25 @@ def pool_geometry(attrs: PoolAttrs, rank: int) -> Geometry:
     return geometry(attrs, attrs.kernel)
 
 
-def _canonical(attrs: Any, x: Type, *rest: Type) -> Any:
-    from dataclasses import replace
-
+def canonical_pool(attrs: Any, x: Type, *rest: Type) -> Any:
     kernel: Any = attrs.kernel
     kernel = (kernel,) * (x.rank - 2) if isinstance(kernel, int) else tuple(kernel)
-    size = attrs.size if isinstance(attrs, AveragePoolDxAttrs) else x.shape[2:]
-    return canonical(replace(attrs, kernel=kernel), size, kernel)
+    return canonical(replace(attrs, kernel=kernel), getattr(attrs, "size", x.shape[2:]), kernel)
 
 
-def _out(attrs: PoolAttrs, x: Type) -> tuple[Dim, ...]:
+def pool_out(attrs: PoolAttrs, x: Type) -> tuple[Dim, ...]:
     check_rank("x", x, 3, 5)
     if x.dtype == "bool":
         raise GraphError("x must be a number type, got bool")
     return pool_geometry(attrs, x.rank - 2).out(x.shape[2:], attrs.ceil)
 
 
-def _infer(attrs: PoolAttrs, x: Type) -> Type:
+def infer_pool(attrs: PoolAttrs, x: Type) -> Type:
     """x [N, C, *size] --> [N, C, *out]."""
-    return x.with_(shape=(*x.shape[:2], *_out(attrs, x)))
+    return x.with_(shape=(*x.shape[:2], *pool_out(attrs, x)))
 
 
-def _beyond(g: Geometry, size: Sequence[int], out: Sequence[int]) -> tuple[int, ...]:
+def beyond(g: Geometry, size: Sequence[int], out: Sequence[int]) -> tuple[int, ...]:
     """How far, in ceil mode, the last window reaches beyond the padding at the end."""
     return tuple(
         max(0, (o - 1) * s + e - i - b - p)
@@ -86,12 +68,12 @@ def _lowest(dtype: np.dtype) -> Any:
     return np.iinfo(dtype).min if np.issubdtype(dtype, np.integer) else -np.inf
 
 
-def _positions(g: Geometry, o: Sequence[Any], k: Sequence[Any]) -> list[Any]:
+def positions(g: Geometry, o: Sequence[Any], k: Sequence[Any]) -> list[Any]:
     """Where tap k of the window at output o lies in the input."""
     return [o[i] * g.strides[i] + k[i] * g.dilations[i] - g.begin[i] for i in range(g.rank)]
 
 
-def _conditions(c: Lowering, g: Geometry, at: Sequence[Any], size: Sequence[Dim], ceil: bool) -> list[Any]:
+def conditions(c: Lowering, g: Geometry, at: Sequence[Any], size: Sequence[Dim], ceil: bool) -> list[Any]:
     """Tests that positions lie in the input, where the geometry does not say so."""
     tests = []
     for i in range(g.rank):
@@ -102,7 +84,7 @@ def _conditions(c: Lowering, g: Geometry, at: Sequence[Any], size: Sequence[Dim]
     return tests
 
 
-def _guarded(c: Lowering, tests: list[Any], value: Any, otherwise: Any) -> Any:
+def guarded(c: Lowering, tests: list[Any], value: Any, otherwise: Any) -> Any:
     from tvm import tirx
 
     return c.guard(tirx.all(*tests), value, otherwise) if tests else value
@@ -115,7 +97,7 @@ def _max_reference(attrs: PoolAttrs, x: np.ndarray) -> np.ndarray:
     g = pool_geometry(attrs, x.ndim - 2)
     out = [int(o) for o in g.out(x.shape[2:], attrs.ceil)]  # type: ignore[call-overload]
     low = _lowest(x.dtype)
-    xp = padded(x, g, low, _beyond(g, x.shape[2:], out))
+    xp = padded(x, g, low, beyond(g, x.shape[2:], out))
     y = np.full((*x.shape[:2], *out), low, x.dtype)
     for _, where in taps(g, out):
         y = np.maximum(y, xp[(..., *where)])
@@ -138,8 +120,8 @@ def _max_compute(c: Lowering, attrs: PoolAttrs, outs: Sequence[Type], xs: Sequen
     low = smallest(x.type.dtype)
 
     def element(n: Any, ch: Any, *o: Any) -> Any:
-        at = _positions(g, o, rk)
-        value = _guarded(c, _conditions(c, g, at, x.type.shape[2:], attrs.ceil), x(n, ch, *at), low)
+        at = positions(g, o, rk)
+        value = guarded(c, conditions(c, g, at, x.type.shape[2:], attrs.ceil), x(n, ch, *at), low)
         return maximum(x.type.dtype)(value, axis=rk)
 
     return c.stage(outs[0], element, "max_pool")
@@ -154,19 +136,19 @@ _WINDOWS = (
 )
 _LINE = {"kernel": (3,), "strides": (2,), "pads": (1, 1), "ceil": True}
 _CUBE = {"kernel": (2, 2, 1), "strides": (2, 1, 1), "pads": (0, 1, 0, 0, 0, 0)}
-_SHAPES = (*((X4, w) for w in _WINDOWS), (Arg((1, 2, 8)), _LINE), (Arg((1, 2, 4, 3, 3)), _CUBE))
+SHAPES = (*((X4, w) for w in _WINDOWS), (Arg((1, 2, 8)), _LINE), (Arg((1, 2, 4, 3, 3)), _CUBE))
 
 max_pool = define(
     "max_pool",
     ("x",),
     attrs=PoolAttrs,
-    infer=_infer,
+    infer=infer_pool,
     reference=_max_reference,
     grad=_max_grad,
     compute=_max_compute,
-    normalise=_canonical,
+    normalise=canonical_pool,
     samples=(
-        *(Sample((x,), PoolAttrs(**w)) for x, w in _SHAPES),  # type: ignore[arg-type]
+        *(Sample((x,), PoolAttrs(**w)) for x, w in SHAPES),  # type: ignore[arg-type]
         Sample((Arg((1, 2, 5, 5), "i8", -128, 127),), PoolAttrs(kernel=(2, 2), pads=(1, 1, 1, 1)), smooth=False),
     ),
     doc="The largest element of each window.",
@@ -179,8 +161,8 @@ def _first_taps(attrs: PoolAttrs, x: np.ndarray) -> tuple[Geometry, list[int], n
     """Geometry, output sizes, and per window the number of its first largest tap (NaN is largest), and x padded."""
     g = pool_geometry(attrs, x.ndim - 2)
     out = [int(o) for o in g.out(x.shape[2:], attrs.ceil)]  # type: ignore[call-overload]
-    xp = padded(x, g, _lowest(x.dtype), _beyond(g, x.shape[2:], out))
-    inside = padded(np.ones_like(x, np.bool_), g, False, _beyond(g, x.shape[2:], out))
+    xp = padded(x, g, _lowest(x.dtype), beyond(g, x.shape[2:], out))
+    inside = padded(np.ones_like(x, np.bool_), g, False, beyond(g, x.shape[2:], out))
     best = np.full((*x.shape[:2], *out), _lowest(x.dtype), x.dtype)
     first = np.full(best.shape, -1, np.int64)
     for number, (_, where) in enumerate(taps(g, out)):
@@ -221,10 +203,10 @@ def _first_stage(c: Lowering, attrs: PoolAttrs, x: Operand, out: Sequence[Dim]) 
     rk = [c.axis(k, f"t{i}") for i, k in enumerate(g.kernel)]
 
     def element(n: Any, ch: Any, *o: Any) -> Any:
-        at = _positions(g, o, rk)
+        at = positions(g, o, rk)
         none = tirx.max_value("int32")
         found = tirx.Select(is_extreme(x(n, ch, *at), top(n, ch, *o)), _tap_number(g, rk), none)
-        return te.min(_guarded(c, _conditions(c, g, at, x.type.shape[2:], attrs.ceil), found, none), axis=rk)
+        return te.min(guarded(c, conditions(c, g, at, x.type.shape[2:], attrs.ceil), found, none), axis=rk)
 
     return c.stage(Type("i32", shape), element, "first")
 
@@ -240,7 +222,7 @@ def _indices_compute(c: Lowering, attrs: PoolAttrs, outs: Sequence[Type], xs: Se
         tap = tirx.Cast("int64", first(n, ch, *o))
         flat = n * c.dim(x.type.shape[1]) + ch
         scale = int(np.prod(g.kernel))
-        for i, at in enumerate(_positions(g, o, [0] * g.rank)):
+        for i, at in enumerate(positions(g, o, [0] * g.rank)):
             scale //= g.kernel[i]
             flat = flat * c.dim(x.type.shape[2 + i]) + at + tap // scale % g.kernel[i] * g.dilations[i]
         return tirx.Select(tap >= np.iinfo(np.int32).max, tirx.const(0, "int64"), flat)
@@ -252,12 +234,12 @@ max_pool_indices = define(
     "max_pool_indices",
     ("x",),
     attrs=PoolAttrs,
-    infer=lambda attrs, x: _infer(attrs, x).with_(dtype="i64"),
+    infer=lambda attrs, x: infer_pool(attrs, x).with_(dtype="i64"),
     reference=_indices_reference,
     no_grad="the result is an index",
     compute=_indices_compute,
-    normalise=_canonical,
-    samples=tuple(Sample((x,), PoolAttrs(**w)) for x, w in _SHAPES),  # type: ignore[arg-type]
+    normalise=canonical_pool,
+    samples=tuple(Sample((x,), PoolAttrs(**w)) for x, w in SHAPES),  # type: ignore[arg-type]
     doc="Row-major index into x of the first largest element of each window.",
 )
 
@@ -267,7 +249,7 @@ max_pool_indices = define(
 def _max_dx_infer(attrs: PoolAttrs, x: Type, dy: Type) -> Type:
     """x [N, C, *size], dy [N, C, *out] --> dx [N, C, *size]."""
     check_float(x=x, dy=dy)
-    wanted = (*x.shape[:2], *_out(attrs, x))
+    wanted = (*x.shape[:2], *pool_out(attrs, x))
     if dy.rank != x.rank or not all(map(same_or_unknown, dy.shape, wanted)):
         raise GraphError(f"dy must have shape {shape_text(wanted)}, got {shape_text(dy.shape)}")
     return x
@@ -281,7 +263,7 @@ def _max_dx_reference(attrs: PoolAttrs, x: np.ndarray, dy: np.ndarray) -> np.nda
     return dx[(..., *(slice(b, b + i) for b, i in zip(g.begin, x.shape[2:], strict=True)))]
 
 
-def _sources(c: Lowering, g: Geometry, i: Sequence[Any], k: Sequence[Any], out: Sequence[Dim]) -> tuple[Any, Any]:
+def sources(c: Lowering, g: Geometry, i: Sequence[Any], k: Sequence[Any], out: Sequence[Dim]) -> tuple[Any, Any]:
     """The output whose tap k lies at input i, and the tests that there is one."""
     from tvm import tirx
 
@@ -306,10 +288,10 @@ def _max_dx_compute(c: Lowering, attrs: PoolAttrs, outs: Sequence[Type], xs: Seq
     rk = [c.axis(k, f"t{i}") for i, k in enumerate(g.kernel)]
 
     def element(n: Any, ch: Any, *i: Any) -> Any:
-        at, tests = _sources(c, g, i, rk, out)
+        at, tests = sources(c, g, i, rk, out)
         zero = c.const(0, x.type.dtype)
         taken = tirx.Select(tirx.EQ(first(n, ch, *at), _tap_number(g, rk)), dy(n, ch, *at), zero)
-        return te.sum(_guarded(c, tests, taken, zero), axis=rk)
+        return te.sum(guarded(c, tests, taken, zero), axis=rk)
 
     return c.stage(outs[0], element, "max_pool_dx")
 
@@ -326,11 +308,11 @@ def _max_dx_grad(g: Any) -> Gradients:
     return None, ddy
 
 
-def _dx_samples(make: Callable[[Arg, dict[str, Any], tuple[int, ...]], Sample]) -> tuple[Sample, ...]:
+def dx_samples(make: Callable[[Arg, dict[str, Any], tuple[int, ...]], Sample]) -> tuple[Sample, ...]:
     samples = []
-    for x, w in _SHAPES:
+    for x, w in SHAPES:
         attrs = PoolAttrs(**w)  # type: ignore[arg-type]
-        out = _infer(attrs, Type("f32", x.shape)).shape
+        out = infer_pool(attrs, Type("f32", x.shape)).shape
         samples.append(make(x, w, tuple(int(o) for o in out)))  # type: ignore[call-overload]
     return tuple(samples)
 
@@ -343,188 +325,7 @@ max_pool_dx = define(
     reference=_max_dx_reference,
     grad=_max_dx_grad,
     compute=_max_dx_compute,
-    normalise=_canonical,
-    samples=_dx_samples(lambda x, w, out: Sample((x, Arg(out)), PoolAttrs(**w))),
+    normalise=canonical_pool,
+    samples=dx_samples(lambda x, w, out: Sample((x, Arg(out)), PoolAttrs(**w))),
     doc="The data gradient of max_pool; ties go to the first element.",
-)
-
-# -- average_pool ----------------------------------------------------------------------------------------------------
-
-
-def _counts(attrs: AveragePoolAttrs, g: Geometry, size: Sequence[int], out: Sequence[int]) -> np.ndarray:
-    """By what each window is divided, as [1, 1, *out] (broadcasting where it is the same everywhere)."""
-    counts = np.ones((1, 1, *(1,) * g.rank), np.int64)
-    for axis in range(g.rank):
-        low, high = 0, size[axis]
-        if attrs.count_include_pad:
-            low, high = -g.begin[axis], size[axis] + g.end[axis]
-        at = (np.arange(out[axis]) * g.strides[axis] - g.begin[axis])[:, None]
-        at = at + np.arange(g.kernel[axis]) * g.dilations[axis]
-        count = ((at >= low) & (at < high)).sum(1)
-        counts = counts * count.reshape(-1, *(1,) * (g.rank - 1 - axis))
-    return np.maximum(counts, 1)
-
-
-def _average_infer(attrs: PoolAttrs, x: Type) -> Type:
-    """x [N, C, *size] --> [N, C, *out]."""
-    check_float(x=x)
-    return _infer(attrs, x)
-
-
-def _average_reference(attrs: AveragePoolAttrs, x: np.ndarray) -> np.ndarray:
-    g = pool_geometry(attrs, x.ndim - 2)
-    out = [int(o) for o in g.out(x.shape[2:], attrs.ceil)]  # type: ignore[call-overload]
-    xp = padded(x, g, 0, _beyond(g, x.shape[2:], out))
-    y = np.zeros((*x.shape[:2], *out), x.dtype)
-    for _, where in taps(g, out):
-        y += xp[(..., *where)]
-    return y / _counts(attrs, g, x.shape[2:], out).astype(x.dtype)
-
-
-def _average_grad(g: Any) -> Gradients:
-    """dx: each dy, divided by its window's count, goes to every element of the window."""
-    a = g.attrs
-    return (
-        g.b.average_pool_dx(g.dy, kernel=a.kernel, strides=a.strides, pads=a.pads, dilations=a.dilations, ceil=a.ceil,
-                            count_include_pad=a.count_include_pad, size=g.inputs[0].type.shape[2:]),
-    )  # fmt: skip
-
-
-def divisor(c: Lowering, attrs: AveragePoolAttrs, g: Geometry, o: Sequence[Any], size: Sequence[Dim]) -> Any:
-    """The count of the window at output o as an int64 expression, or a number where it is the same everywhere."""
-    from tvm import tirx
-
-    total: Any = 1
-    for i in range(g.rank):
-        spans = not attrs.count_include_pad and (g.begin[i] or g.end[i])
-        if not (spans or attrs.ceil):
-            total = total * g.kernel[i]
-            continue
-        low = 0 if not attrs.count_include_pad else -g.begin[i]
-        high = c.dim(size[i]) + (g.end[i] if attrs.count_include_pad else 0)
-        start = o[i] * g.strides[i] - g.begin[i]
-        d = g.dilations[i]
-        before = tirx.max(low - start + (d - 1), tirx.const(0, "int64")) // d  # taps before `low`
-        until = tirx.max(high - start + (d - 1), tirx.const(0, "int64")) // d  # taps before `high`
-        total = total * tirx.max(tirx.min(until, tirx.const(g.kernel[i], "int64")) - before, tirx.const(1, "int64"))
-    return total
-
-
-def _divided(c: Lowering, value: Any, count: Any, dtype: str) -> Any:
-    if isinstance(count, int):
-        return value / c.const(count, dtype)
-    return value / c.math.cast(count, dtype)
-
-
-def _average_compute(c: Lowering, attrs: AveragePoolAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:
-    from tvm import te
-
-    (x,) = xs
-    g = pool_geometry(attrs, x.type.rank - 2)
-    rk = [c.axis(k, f"k{i}") for i, k in enumerate(g.kernel)]
-
-    def total(n: Any, ch: Any, *o: Any) -> Any:
-        at = _positions(g, o, rk)
-        tests = _conditions(c, g, at, x.type.shape[2:], attrs.ceil)
-        return te.sum(_guarded(c, tests, x(n, ch, *at), c.const(0, x.type.dtype)), axis=rk)
-
-    sums = c.stage(outs[0], total, "window_sum")
-
-    def element(n: Any, ch: Any, *o: Any) -> Any:
-        return _divided(c, sums(n, ch, *o), divisor(c, attrs, g, o, x.type.shape[2:]), x.type.dtype)
-
-    return c.stage(outs[0], element, "average_pool")
-
-
-_COUNTED = ({"count_include_pad": False}, {"count_include_pad": True})
-
-average_pool = define(
-    "average_pool",
-    ("x",),
-    attrs=AveragePoolAttrs,
-    infer=_average_infer,
-    reference=_average_reference,
-    grad=_average_grad,
-    compute=_average_compute,
-    normalise=_canonical,
-    samples=tuple(
-        Sample((x,), AveragePoolAttrs(**w, **count))  # type: ignore[arg-type]
-        for (x, w), count in cartesian(_SHAPES, _COUNTED)
-    ),
-    doc="The mean of each window.",
-)
-
-# -- average_pool_dx -------------------------------------------------------------------------------------------------
-
-
-def _average_dx_infer(attrs: AveragePoolDxAttrs, dy: Type) -> Type:
-    """dy [N, C, *out] --> dx [N, C, *size]."""
-    check_float(dy=dy)
-    check_rank("dy", dy, 3, 5)
-    if len(attrs.size) != dy.rank - 2:
-        raise GraphError(f"size must have {dy.rank - 2} numbers, got {shape_text(attrs.size)}")
-    x = dy.with_(shape=(*dy.shape[:2], *(normal(d) for d in attrs.size)))
-    wanted = _out(attrs, x)
-    if not all(map(same_or_unknown, dy.shape[2:], wanted)):
-        raise GraphError(f"dy must have size {shape_text(wanted)}, got {shape_text(dy.shape[2:])}")
-    return x
-
-
-def _average_dx_reference(attrs: AveragePoolDxAttrs, dy: np.ndarray) -> np.ndarray:
-    g = pool_geometry(attrs, dy.ndim - 2)
-    size = [int(d) for d in attrs.size]  # type: ignore[call-overload]
-    out = dy.shape[2:]
-    share = dy / _counts(attrs, g, size, out).astype(dy.dtype)
-    more = _beyond(g, size, out)
-    whole = [i + b + e + r for i, b, e, r in zip(size, g.begin, g.end, more, strict=True)]
-    dx = np.zeros((*dy.shape[:2], *whole), dy.dtype)
-    for _, where in taps(g, out):
-        dx[(..., *where)] += share
-    return dx[(..., *(slice(b, b + i) for b, i in zip(g.begin, size, strict=True)))]
-
-
-def _average_dx_grad(g: Any) -> Gradients:
-    """Linear: ddy = average_pool(ddx)."""
-    a = g.attrs
-    return (
-        g.b.average_pool(g.dy, kernel=a.kernel, strides=a.strides, pads=a.pads, dilations=a.dilations, ceil=a.ceil,
-                         count_include_pad=a.count_include_pad),
-    )  # fmt: skip
-
-
-def _average_dx_compute(c: Lowering, attrs: AveragePoolDxAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:
-    from tvm import te
-
-    (dy,) = xs
-    g = pool_geometry(attrs, dy.type.rank - 2)
-    out = dy.type.shape[2:]
-    rk = [c.axis(k, f"k{i}") for i, k in enumerate(g.kernel)]
-
-    def element(n: Any, ch: Any, *i: Any) -> Any:
-        at, tests = _sources(c, g, i, rk, out)
-        share = _divided(c, dy(n, ch, *at), divisor(c, attrs, g, at, attrs.size), dy.type.dtype)
-        return te.sum(_guarded(c, tests, share, c.const(0, dy.type.dtype)), axis=rk)
-
-    return c.stage(outs[0], element, "average_pool_dx")
-
-
-average_pool_dx = define(
-    "average_pool_dx",
-    ("dy",),
-    attrs=AveragePoolDxAttrs,
-    infer=_average_dx_infer,
-    reference=_average_dx_reference,
-    grad=_average_dx_grad,
-    compute=_average_dx_compute,
-    normalise=_canonical,
-    samples=tuple(
-        sample
-        for count in _COUNTED
-        for sample in _dx_samples(
-            lambda x, w, out, count=count: Sample(  # type: ignore[misc]
-                (Arg(out),), AveragePoolDxAttrs(**w, **count, size=x.shape[2:])
-            )
-        )
-    ),
-    doc="The data gradient of average_pool.",
 )

@@ -1,9 +1,10 @@
-"""Views and rearrangements: reshape, transpose, expand, flip, concat, slice, tile. All are evaluated element by element."""
+"""Views and rearrangements: reshape, transpose, expand, flip, concat, tile. All are evaluated element by element."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def segments(old: Sequence[Dim], new: Sequence[Dim]) -> list[tuple[range, range]
             if whole[i] == parts[j]:
                 cuts.append((i, j))
                 break
-    result = [(range(a, b), range(p, q)) for (a, p), (b, q) in zip(cuts, cuts[1:], strict=False)]
+    result = [(range(a, b), range(p, q)) for (a, p), (b, q) in pairwise(cuts)]
     if cuts[-1] != (len(old), len(new)):
         a, p = cuts[-1]
         result.append((range(a, len(old)), range(p, len(new))))
@@ -289,7 +290,7 @@ def _concat_element(c: Lowering, attrs: ConcatAttrs, out: Type, xs: Sequence[Ope
     for x in xs:
         starts.append(normal(starts[-1] + x.type.shape[axis]))
     value = None
-    for x, start, end in reversed(list(zip(xs, starts, starts[1:], strict=False))):
+    for x, start, end in reversed(list(zip(xs, starts[:-1], starts[1:], strict=True))):
         if start == end:
             continue
         moved = index[axis] - c.dim(start) if start != 0 else index[axis]

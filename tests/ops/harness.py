@@ -81,7 +81,8 @@ def canonical(op: Op, attrs: Any, types: Sequence[Type | None]) -> Any:
 
 # -- a symbolic batch ------------------------------------------------------------------------------------------------
 
-_BOTH = ("conv_dw", "max_pool_dx", "locally_connected_dw", "adaptive_max_pool_dx")
+_BOTH = ("conv_dw", "max_pool_dx", "locally_connected_dw", "adaptive_max_pool_dx", "gather_dx", "gather_elements",
+         "gather_elements_dx")  # fmt: skip
 _NO_BATCH = ("winograd_weights", "locally_connected_dx")
 
 
@@ -89,7 +90,7 @@ def batch_operands(case: Case) -> tuple[int, ...]:
     """Operands whose first axis may become a symbol; none where the first axis is no batch."""
     op, args = case.op, case.sample.args
     first = args[0]
-    if op.name in _NO_BATCH or first is None or not first.shape or first.value is not None:
+    if op.name in _NO_BATCH or first is None or (not first.shape and op.name != "gather_dx") or first.value is not None:
         return ()
     if op.name == "to_layout" and case.attrs.layout.factor(0) > 1:
         return ()
@@ -102,6 +103,10 @@ def batch_operands(case: Case) -> tuple[int, ...]:
             return ()
         both = len(second.shape) == len(first.shape) > 2 and second.shape[0] == first.shape[0]
         return (0, 1) if both else (0,)
+    if op.name == "gather_dx" and case.attrs.axis > 0:
+        return (1,)
+    if op.name == "gather_elements" and case.attrs.axis == 0:
+        return (1,)
     if op.name in _BOTH:
         return (0, 1)
     if op.name == "concat":
@@ -123,7 +128,7 @@ def symbolic(case: Case) -> tuple[Any, list[Type | None]] | None:
     types = [
         t if t is None or k not in operands else t.with_(shape=(n, *t.shape[1:])) for k, t in enumerate(case.types)
     ]
-    attrs, extent = case.sample.attrs, case.sample.args[0].shape[0]
+    attrs, extent = case.sample.attrs, case.types[operands[0]].shape[0]
     for field in ("shape", "ends", "size"):
         value = getattr(attrs, field, ())
         batched = field != "size" or case.op.name == "slice_dx"
