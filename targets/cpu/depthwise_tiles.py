@@ -1,0 +1,140 @@
+"""The tile record of depthwise convolution: candidates, cost and choice. No TVM here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cnncc.targets.algorithm import Cost
+from cnncc.targets.problem import ConvProblem
+from cnncc.targets.target import Target
+
+STACK = 512 << 10  # bytes of scratch a thread may use
+UNROLLED = 2500  # multiplications that unrolled pieces may hold: beyond, the code leaves the first-level cache
+ITEMSIZE = 4  # float32
+
+
+@dataclass(frozen=True)
+class DepthwiseTile:
+    """`pixels` outputs of a row at a time, `lanes` channels of the block in a vector. `peel`: which form (see
+    depthwise.py). `chunk`: outputs of a task per spatial axis (pad). `split_rows`: tasks are rows, too (peel)."""
+
+    block: int
+    lanes: int
+    pixels: int
+    peel: bool
+    chunk: tuple[int, ...]
+    split_rows: bool = False
+
+
+def cuts(p: ConvProblem, tile: DepthwiseTile) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Rows, and tiles of columns, of the pieces: begin and end, which are unrolled, and the middle, a loop."""
+    begin, end = _overhang(p, p.rank - 1)
+    tiles = -(-p.out[-1] // tile.pixels)
+    left, right = -(-begin // tile.pixels), tiles - (p.out[-1] - end) // tile.pixels
+    columns = (left, tiles - left - right, right) if left + right < tiles else (tiles, 0, 0)
+    if p.rank == 1:
+        return (0, 1, 0), columns
+    top, bottom = _overhang(p, p.rank - 2)
+    height = p.out[-2]
+    return ((top, height - top - bottom, bottom) if top + bottom < height else (height, 0, 0)), columns
+
+
+def scratch(p: ConvProblem, target: Target, tile: DepthwiseTile) -> int:
+    """Bytes of stack a thread needs: the padded copy of a task's input, and the accumulators."""
+    if tile.peel:
+        return 0
+    return (_copied(p, tile.chunk) + tile.pixels) * tile.block * ITEMSIZE
+
+
+def cost(p: ConvProblem, target: Target, tile: DepthwiseTile) -> Cost:
+    """Time from vector operations (one per tap, and those around it) and from bytes."""
+    blocks = -(-p.ic // tile.block)
+    vectors = tile.block // tile.lanes * max(1, tile.lanes // target.lanes())
+    taps = math.prod(p.kernel)
+    if tile.peel:
+        slots = math.prod(p.out) * (taps * _inefficiency(p, target, tile) + 2)
+        tasks = p.batch * blocks * (p.out[0] if tile.split_rows else 1)
+    else:
+        parts = math.prod(-(-o // c) for o, c in zip(p.out, tile.chunk, strict=True))
+        done = parts * math.prod(tile.chunk)
+        slots = done * (taps * 1.05 + 2) + 3.5 * parts * _copied(p, tile.chunk)
+        tasks = p.batch * blocks * parts
+    balance = -(-tasks // target.threads) * target.threads / tasks
+    total = slots * vectors * p.batch * blocks
+    compute = total * balance * 2 * target.lanes() / (target.gflops_per_core * 1e9 * target.threads)
+    moved = float(p.batch * blocks * tile.block * ITEMSIZE * (math.prod(p.size) + math.prod(p.out)))
+    bandwidth = target.gbytes_per_second * 1e9 * (1 if moved > target.l3 // 2 else 3)
+    launches = (3 if tile.split_rows else 1) if target.threads > 1 else 0
+    memory = moved / bandwidth
+    seconds = max(compute, memory) + 0.1 * min(compute, memory) + 5e-6 * launches
+    return Cost(seconds, flops=2.0 * p.macs, bytes=moved)
+
+
+@lru_cache(maxsize=4096)
+def best_tile(p: ConvProblem, target: Target) -> DepthwiseTile | None:
+    """The tile of least cost, None where no copy of an input fits the stack."""
+    found = [(cost(p, target, t).seconds, t) for t in _candidates(p, target)]
+    return min(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _candidates(p: ConvProblem, target: Target) -> Iterator[DepthwiseTile]:
+    b, lanes = target.block, min(target.block, target.lanes())
+    widths = [w for w in (8, 7, 6, 5, 4, 2, 1) if w <= p.out[-1]]
+    if p.rank <= 2:
+        for pixels in widths:
+            for split in (False, True) if p.rank == 2 and target.threads > 1 else (False,):
+                tile = DepthwiseTile(b, lanes, pixels, True, p.out, split)
+                if _unrolled(p, tile) <= UNROLLED:
+                    yield tile
+    limit = min(STACK, target.l2 // 2)
+    for pixels in widths:
+        across = _chunks(p.out[-1], pixels)
+        rows = _chunks(p.out[-2], 1) if p.rank > 1 else [0]
+        for x in across:
+            for y in rows:
+                chunk = (*(1,) * (p.rank - 2), y, x) if p.rank > 1 else (x,)
+                tile = DepthwiseTile(b, lanes, pixels, False, chunk)
+                if x % pixels == 0 and scratch(p, target, tile) <= limit:
+                    yield tile
+
+
+def _chunks(total: int, unit: int) -> list[int]:
+    """Sizes of equal parts of `total`, in whole units; the last part may overhang."""
+    units = -(-total // unit)
+    return sorted({-(-units // k) * unit for k in range(1, units + 1)}, reverse=True)
+
+
+def _overhang(p: ConvProblem, axis: int) -> tuple[int, int]:
+    """Outputs at the begin and at the end of an axis whose windows leave the input."""
+    reach = (p.kernel[axis] - 1) * p.dilations[axis]
+    begin = min(p.out[axis], -(-p.pads[axis] // p.strides[axis]))
+    whole = (p.size[axis] + p.pads[axis] - reach - 1) // p.strides[axis] + 1
+    return begin, p.out[axis] - max(begin, min(p.out[axis], whole))
+
+
+def _unrolled(p: ConvProblem, tile: DepthwiseTile) -> int:
+    """Multiplications in the code of the peeled form."""
+    rows, columns = cuts(p, tile)
+    written = rows[0] + rows[2] + (1 if rows[1] else 0)
+    return written * (columns[0] + columns[2] + (1 if columns[1] else 0)) * tile.pixels * math.prod(p.kernel)
+
+
+def _inefficiency(p: ConvProblem, target: Target, tile: DepthwiseTile) -> float:
+    """Slots per tap of the peeled form: worst where a loop keeps more weights and sums than there are registers."""
+    held = math.prod(p.kernel) * max(1, tile.lanes // target.lanes())
+    loads = 1.0 if target.vector_bits >= 512 else 1.35  # a load for each multiplication; narrow ports are shared
+    if held + tile.pixels + p.kernel[-1] + 2 <= target.vector_registers:
+        return loads * (1.0 + 0.1 / tile.pixels)
+    if cuts(p, tile)[1][1] <= 1:
+        return loads * (1.1 + 0.1 / tile.pixels)
+    return loads * (2.0 if tile.pixels > 1 and held > 12 else 1.3)
+
+
+def _copied(p: ConvProblem, chunk: tuple[int, ...]) -> int:
+    """Pixels of the padded input that a task of this size reads."""
+    return math.prod(
+        (c - 1) * s + d * (k - 1) + 1 for c, s, d, k in zip(chunk, p.strides, p.dilations, p.kernel, strict=True)
+    )
