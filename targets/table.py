@@ -13,12 +13,13 @@ FALLBACK = "fallback"  # the same, for an op that deserves better
 
 @functools.cache
 def _cpu() -> tuple[Algorithm, ...]:
-    from cnncc.targets.cpu import direct, pool, winograd
+    from cnncc.targets.cpu import depthwise, direct, pool, winograd
 
     return (
         winograd.WINOGRAD_F2,
         winograd.WINOGRAD_F4,
         winograd.WINOGRAD_F6,
+        depthwise.DEPTHWISE,
         direct.ALGORITHM,
         pool.pool_blocked,
         pool.pool_plain,
