@@ -28,10 +28,7 @@ def as_numpy(name: str, value: Any, dtype: str) -> np.ndarray:
     if isinstance(value, np.ndarray):
         array = value
     elif isinstance(value, (bool, int, float, list, tuple, np.generic)):
-        try:
-            return np.asarray(value, dtype)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise GraphError(f"{name}: it must be an array of {dtype}, got a {type(value).__name__}: {error}") from None
+        return _from_numbers(name, value, dtype)
     elif is_torch(value):
         array = _from_torch(name, value, dtype)
     elif hasattr(value, "__dlpack__"):
@@ -51,6 +48,16 @@ def as_numpy(name: str, value: Any, dtype: str) -> np.ndarray:
     if array.dtype != dtype:
         raise GraphError(f"{name}: dtype must be {dtype}, got {array.dtype}; convert it with .astype({dtype!r})")
     return array
+
+
+def _from_numbers(name: str, value: Any, dtype: str) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+        if not np.can_cast(array.dtype, dtype, "same_kind"):
+            raise TypeError(f"{array.dtype} does not fit")
+        return array.astype(dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise GraphError(f"{name}: it must be an array of {dtype}, got a {type(value).__name__}: {error}") from None
 
 
 def _from_torch(name: str, value: Any, dtype: str) -> np.ndarray:

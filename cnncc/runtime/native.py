@@ -53,6 +53,8 @@ def runtime() -> ctypes.CDLL:
     global _runtime
     with _lock:
         if _runtime is None:
+            if not sys.platform.startswith("linux"):
+                raise RuntimeFault(f"compiled models run on Linux, got {sys.platform}")
             import_ffi()
             # Read by TVM when a pool starts. It would pin worker i to core i, whatever this process may use.
             os.environ.setdefault("TVM_BIND_THREADS", "0")

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from cnncc.errors import ScheduleError
+from cnncc.errors import RuntimeFault, ScheduleError
 from cnncc.kernels.build import KernelSource, build_all, build_kernel, kernel_llvm
 from cnncc.kernels.cache import Cache
+from cnncc.kernels.inspect import imports
 from cnncc.runtime import native
 from cnncc.runtime.program import RUN_LOOP
 from cnncc.targets.machine import AARCH64, AVX2
@@ -93,6 +94,25 @@ def test_llvm_text_shows_what_a_kernel_calls() -> None:
     assert "TVMBackendParallelLaunch" not in text
     assert "TVMBackendAllocWorkspace" not in text
     assert "TVMBackendParallelLaunch" in kernel_llvm(SOURCES["add"](True), TARGET, "add")
+
+
+def test_imports_of_an_object() -> None:
+    assert "TVMBackendParallelLaunch" in imports(build_kernel(SOURCES["add"](True), TARGET, "add"))
+    alone = imports(build_kernel(SOURCES["add"](False), TARGET, "add"))
+    assert not any(name.startswith("TVMBackend") for name in alone)
+    assert all(name.startswith("TVMFFI") for name in alone)  # it raises errors, and calls nothing else
+    with pytest.raises(RuntimeFault, match="64-bit ELF"):
+        imports(b"text")
+
+
+def test_imports_show_workspaces_and_scalar_functions() -> None:
+    from tvm import te, tirx
+
+    x = te.placeholder((tirx.const(100_000, "int64"),), "float64", name="x")
+    y = te.compute(x.shape, lambda i: tirx.call_extern("float64", "lgamma", x[i]), name="y")
+    z = te.compute(x.shape, lambda i: y[99_999 - i], name="z")
+    found = imports(build_kernel(te.create_prim_func([x, z]), TARGET, "scratch"))
+    assert {"TVMBackendAllocWorkspace", "TVMBackendFreeWorkspace", "lgamma"} <= set(found)
 
 
 def test_targets_of_other_machines() -> None:
