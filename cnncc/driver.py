@@ -157,9 +157,15 @@ def compile_graph(
     plan = plan_memory(laid, workspaces)
     start = progress.stage("plan-memory", start)
     used = {symbols[n] for n in laid.nodes if n not in plan.skipped}
-    objects = build_all({s: sources[s] for s in sources if s in used}, target, progress=progress.on_kernel)
-    start = progress.stage("build kernels", start)
     notes = {"name": graph.name, "accuracy": accuracy, "calls": describe_calls(laid, plan, symbols, target)}
+    wanted = {s: sources[s] for s in sources if s in used}
+    if target.kind == "cuda":
+        from cnncc.targets.cuda.objects import NOTE, build_objects
+
+        objects, notes[NOTE] = build_objects(wanted, target, progress=progress.on_kernel)
+    else:
+        objects = build_all(wanted, target, progress=progress.on_kernel)
+    start = progress.stage("build kernels", start)
     program = assemble(laid, plan, symbols, objects, workspaces, target, notes, pairs, initial)
     executable = Executable(program)
     progress.stage("load", start)

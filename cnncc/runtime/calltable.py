@@ -28,7 +28,10 @@ _CODES = {"i": 0, "u": 1, "f": 2, "c": 5, "b": 6}  # DLPack's type codes by nump
 class CallTable:
     """A program's calls bound to sizes. `functions`: kernel symbol --> loaded function."""
 
-    def __init__(self, program: Program, functions: Mapping[str, Any], values: Mapping[str, int]) -> None:
+    def __init__(
+        self, program: Program, functions: Mapping[str, Any], values: Mapping[str, int], device: int = _CPU
+    ) -> None:
+        """`device`: DLPack's device type of the memory that buffers will be bound to (device 0 of it)."""
         shapes = [shape_at(b.shape, values) for b in program.buffers]
         self._program = program
         self._functions = functions  # keeps the code alive that the rows point to
@@ -47,7 +50,7 @@ class CallTable:
         for i, (b, shape) in enumerate(zip(buffers, shapes, strict=True)):
             dtype = np.dtype(b.dtype)
             described = len(shape) | _CODES[dtype.kind] << 32 | (8 * dtype.itemsize) << 40 | 1 << 48
-            words[tensors_at + i * _TENSOR : tensors_at + i * _TENSOR + 4] = (0, _CPU, described, start + at * 8)
+            words[tensors_at + i * _TENSOR : tensors_at + i * _TENSOR + 4] = (0, device, described, start + at * 8)
             words[at : at + len(shape)] = shape
             at += len(shape)
         at = arguments_at

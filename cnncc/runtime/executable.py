@@ -21,6 +21,7 @@ from cnncc.runtime.state import State
 
 if TYPE_CHECKING:
     from cnncc.report import Report
+    from cnncc.targets.cuda.engine import CudaEngine
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Executable:
         kept = {n: aligned(a) if n in names else a for n, a in program.constants.items()}
         self.program = replace(program, constants=kept)
         self._signature = Signature(self.program)
-        self._engine = Engine(self.program, state)
+        self._engine = _engine(self.program, state)
 
     @property
     def state(self) -> State:
@@ -187,6 +188,14 @@ class Executable:
             raise GraphError(
                 f"{', '.join(sizes.zero)}: a size must be at least 1 where results do not become empty with it, got 0"
             )
+
+
+def _engine(program: Program, state: State | None) -> Engine | CudaEngine:
+    if program.target.get("kind") == "cuda":
+        from cnncc.targets.cuda.engine import CudaEngine
+
+        return CudaEngine(program, state)
+    return Engine(program, state)
 
 
 def _direct(target: np.ndarray, used: Sequence[np.ndarray]) -> bool:

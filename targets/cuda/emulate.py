@@ -13,7 +13,7 @@ import numpy as np
 
 
 def serialise(prim_func: Any) -> Any:
-    """PrimFunc --> the same function with serial loops for thread bindings (and for loops to unroll: faster to build)."""
+    """PrimFunc --> the same with serial loops for thread bindings, and for loops to unroll (it builds faster)."""
     import tvm_ffi
     from tvm import tirx
 

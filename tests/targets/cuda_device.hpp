@@ -141,4 +141,4 @@ template <class... A> static int run(void (*kernel)(A...), const Any* args, Dim 
   return run(kernel, args, grid, block, std::index_sequence_for<A...>{});
 }
 extern "C" int __tvm_ffi___tvm_set_device(void*, const Any*, int32_t, Any* result) { *result = {}; return 0; }
-extern "C" void run_backwards(int value) { backwards = value; }
+extern "C" int __tvm_ffi_run_backwards(void*, const Any* a, int32_t, Any* result) { backwards = a[0].i; *result = {}; return 0; }

@@ -28,30 +28,64 @@ class Device:
     """A library of kernels that runs on the CPU."""
 
     def __init__(self, kernels: Sequence[CudaKernel], folder: Path):
-        import tvm_ffi
-
-        code, library = folder / "kernels.cpp", folder / "kernels.so"
-        code.write_text("\n".join([f'#include "{HEADER}"', *(_program(kernel) for kernel in kernels)]))
-        command = ["g++", "-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-o", str(library), str(code)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[:2000]
-        self._library = ctypes.CDLL(str(library))
-        self._module = tvm_ffi.load_module(str(library))
+        self.module = load(kernels, folder)
         self._hosts = {kernel.symbol: kernel.host for kernel in kernels}
         for kernel in kernels:
-            kernel.host.import_module(self._module)
+            kernel.host.import_module(self.module)
 
     def run(self, symbol: str, *arrays: np.ndarray, backwards: bool = False) -> None:
         """Launch through TVM's host function; arrays are changed in place."""
-        self._library.run_backwards(int(backwards))
+        self.module["run_backwards"](backwards)
         self._hosts[symbol][symbol](*(on_device(array) for array in arrays))
 
 
-def _program(kernel: CudaKernel) -> str:
-    source = kernel.source[kernel.source.index('extern "C" __global__') :]
+def load(kernels: Sequence[CudaKernel], folder: Path) -> Any:
+    """Device source --> a module whose functions launch the kernels on the CPU."""
+    import tvm_ffi
+
+    code, library = folder / "kernels.cpp", folder / "kernels.so"
+    code.write_text("\n".join([f'#include "{HEADER}"', *(_program(k.source, k.functions) for k in kernels)]))
+    command = ["g++", "-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-o", str(library), str(code)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:2000]
+    return tvm_ffi.load_module(str(library))
+
+
+class EmulatedDevice:
+    """What `CudaEngine` asks of a device: host memory, and kernels of `load`."""
+
+    def __init__(self, kernels: Sequence[CudaKernel], folder: Path):
+        self._module = load(kernels, folder)
+        self.blocks: dict[int, np.ndarray] = {}
+
+    def module(self, codes: Any) -> list[Any]:
+        assert all(cubin[:4] == b"\x7fELF" for cubin, _ in codes)
+        return [self._module]
+
+    def allocate(self, nbytes: int) -> int:
+        block = np.full(nbytes + 256, 255, np.uint8)  # NaN, for whoever reads what nobody wrote
+        address = -(-block.ctypes.data // 256) * 256
+        self.blocks[address] = block
+        return address
+
+    def free(self, address: int) -> None:
+        del self.blocks[address]
+
+    def upload(self, address: int, array: np.ndarray) -> None:
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def download(self, array: np.ndarray, address: int) -> None:
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+    def synchronize(self) -> None:
+        pass
+
+
+def _program(source: str, functions: str) -> str:
+    source = source[source.index('extern "C" __global__') :]
     source = re.sub(r"__shared__ alignas\((\d+)\)", r"alignas(\1) __shared__", source)
     parts = [source]
-    for name, info in json.loads(kernel.functions)["func_info"].items():
+    for name, info in json.loads(functions)["func_info"].items():
         count = len(info["arg_types"])
         dims = {"blockIdx": ["1", "1", "1"], "threadIdx": ["1", "1", "1"]}
         for place, tag in enumerate(info["launch_param_tags"]):
