@@ -291,7 +291,7 @@ def _dw_reference(attrs: ConvDwAttrs, x: np.ndarray, dy: np.ndarray) -> np.ndarr
     xp = xp.reshape(n, groups, -1, *xp.shape[2:])
     yg = dy.reshape(n, groups, -1, *dy.shape[2:])
     dw = np.zeros((groups, yg.shape[2], xp.shape[2], *g.kernel), x.dtype)
-    axes = "abc"[: g.rank]
+    axes = "xyz"[: g.rank]
     for k, where in taps(g, dy.shape[2:]):
         dw[(..., *k)] = np.einsum(f"ngc{axes},ngm{axes}->gmc", xp[(..., *where)], yg, optimize=True)
     return dw.reshape(dy.shape[1], -1, *g.kernel)
@@ -349,6 +349,7 @@ conv_dw = define(
         Sample((Arg((2, 3, 6, 5)), Arg((2, 4, 6, 5))), ConvDwAttrs(pads=(1, 1, 1, 1), kernel=(3, 3))),
         Sample((Arg((1, 4, 7, 8)), Arg((1, 6, 4, 7))), ConvDwAttrs((2, 1), (1, 0, 1, 1), (1, 2), 2, (3, 2))),
         Sample((Arg((2, 3, 9)), Arg((2, 2, 2))), ConvDwAttrs((3,), kernel=(4,))),
+        Sample((Arg((1, 2, 4, 5, 3)), Arg((1, 3, 3, 3, 3))), ConvDwAttrs(kernel=(2, 3, 1))),
     ),
     doc="The weight gradient of conv from x and the gradient of its result.",
 )
