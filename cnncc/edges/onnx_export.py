@@ -57,6 +57,10 @@ class Exporter:
         self.nodes.append(helper.make_node(op_type, trimmed, outputs, **attributes))
         return outputs[0] if results == 1 else tuple(outputs)
 
+    def made(self, name: str) -> bool:
+        """Whether the last node made this value."""
+        return bool(self.nodes) and name in self.nodes[-1].output
+
     def constant(self, array: np.ndarray, hint: str = "") -> str:
         """An initializer; small equal ones are shared."""
         from onnx import TensorProto

@@ -9,6 +9,7 @@ import numpy as np
 
 from cnncc.edges.onnx_export import Exporter
 from cnncc.edges.onnx_export_double import DOUBLE
+from cnncc.edges.onnx_export_index import TABLE as INDEX
 from cnncc.edges.onnx_tensors import CODES
 from cnncc.errors import UnsupportedError
 from cnncc.ir.dtype import NUMPY, is_float
@@ -193,7 +194,11 @@ def lrn(e: Exporter, node: Node, x: str) -> Any:
         return e.emit("LRN", x, size=a.size, alpha=a.alpha, beta=a.beta, bias=a.bias)
     before = (a.size - 1) // 2
     flat = e.emit("Unsqueeze", e.emit("Reshape", e.emit("Mul", x, x), e.ints([0, 0, -1])), e.ints([1]))
-    window = {"kernel_shape": (a.size, 1), "pads": (before, 0, a.size - 1 - before, 0), "count_include_pad": 1}
+    window: dict[str, Any] = {
+        "kernel_shape": (a.size, 1),
+        "pads": (before, 0, a.size - 1 - before, 0),
+        "count_include_pad": 1,
+    }
     mean = e.emit("Reshape", e.emit("AveragePool", flat, **window), e.emit("Shape", x))
     base = e.emit("Add", e.emit("Mul", mean, e.number(a.alpha, out)), e.number(a.bias, out))
     return e.emit("Div", x, e.emit("Pow", base, e.number(a.beta, out)))
@@ -374,4 +379,5 @@ TABLE: dict[str, Function] = {
     "tile": tile,
     "slice": slice_,
     "pad": pad,
+    **INDEX,
 }  # fmt: skip

@@ -281,10 +281,18 @@ class Call:
         """A result that is known at import (small, shape-like)."""
         return known(self.first_output, data, dtype)
 
-    def equate(self, a: Dim, b: Dim, what: str) -> None:
-        """Two sizes must be equal; a symbol without a name becomes the other. Raises GraphError naming both."""
+    def equate(self, a: Dim, b: Dim, what: str, fact: bool = False) -> None:
+        """Two sizes must be equal. Raises GraphError naming both where they cannot be.
+
+        A symbol without a name becomes the other size; one with a name does where the other is a fact (the channels
+        of weights). Formulas of symbols that are fixed before compilation may turn out equal then: see `agree`.
+        """
         if a != b:
-            self.importer.equate(a, b, f"{self.where}: {what}")
+            self.importer.equate(a, b, f"{self.where}: {what}", fact)
+
+    def agree(self, x: Value, shape: Sequence[Dim]) -> Value:
+        """x under a shape that `equate` took to be equal: a reshape, checked again when the symbols are fixed."""
+        return self.reshape(x, shape)
 
     def reshape(self, x: Value, shape: Sequence[Dim]) -> Value:
         """x with a new shape; x itself where it has it already."""

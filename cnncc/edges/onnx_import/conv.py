@@ -43,7 +43,7 @@ def add_bias(n: Call, y: Value, index: int) -> Value:
     bias = n.value(index)
     if bias.type.rank != 1:
         n.fail(f"the bias must have rank 1, got {bias.type.rank}")
-    n.equate(bias.type.shape[0], y.type.shape[1], "elements of the bias and output channels")
+    n.equate(bias.type.shape[0], y.type.shape[1], "elements of the bias and output channels", True)
     return n.op("add", y, n.reshape(bias, (bias.type.shape[0], *(1,) * (y.type.rank - 2))))
 
 
@@ -62,7 +62,7 @@ def conv(n: Call) -> Results:
         n.fail(f"x and w must have one rank from 3 to 5, got {x.type.rank} and {w.type.rank}")
     check_kernel(n, w)
     groups = n.attr_int("group", 1)
-    n.equate(x.type.shape[1], normal(w.type.shape[1] * groups), "input channels and the weights' channels")
+    n.equate(x.type.shape[1], normal(w.type.shape[1] * groups), "input channels and the weights' channels", True)
     attributes = window(n, rank)
     x = cropped(n, x, attributes)
     return add_bias(n, n.op("conv", x, w, groups=groups, **attributes), 2)
@@ -75,7 +75,7 @@ def conv_transpose(n: Call) -> Results:
     if x.type.rank != w.type.rank or not 1 <= rank <= 3:
         n.fail(f"x and w must have one rank from 3 to 5, got {x.type.rank} and {w.type.rank}")
     check_kernel(n, w)
-    n.equate(x.type.shape[1], w.type.shape[0], "input channels and the weights' channels")
+    n.equate(x.type.shape[1], w.type.shape[0], "input channels and the weights' channels", True)
     attributes = window(n, rank)
     rest = list(n.attr_ints("output_padding") or (0,) * rank)
     attributes["pads"], rest = _resolve(n, attributes, rest, x, w)

@@ -13,13 +13,21 @@ from cnncc.ir.dtype import is_float, short_name
 from cnncc.ir.graph import Value
 
 
-def equate_broadcast(n: Call, *operands: Value) -> None:
-    """Symbols that meet another size under broadcasting must be that size."""
-    for i, a in enumerate(operands):
-        for b in operands[:i]:
-            for x, y in zip(reversed(a.type.shape), reversed(b.type.shape), strict=False):
-                if x != y and x != 1 and y != 1 and not (isinstance(x, int) and isinstance(y, int)):
-                    n.equate(y, x, "broadcast sizes")
+def broadcast_operands(n: Call, *operands: Value) -> list[Value]:
+    """Operands whose sizes agree under broadcasting; sizes that are formulas may turn out equal later."""
+    rank = max(v.type.rank for v in operands)
+    result = list(operands)
+    for axis in range(1, rank + 1):
+        sizes = [v.type.shape[-axis] for v in result if v.type.rank >= axis and v.type.shape[-axis] != 1]
+        if all(d == sizes[0] for d in sizes):
+            continue
+        chosen = next((d for d in sizes if isinstance(d, int)), sizes[0])
+        for i, v in enumerate(result):
+            if v.type.rank >= axis and v.type.shape[-axis] not in (1, chosen):
+                n.equate(v.type.shape[-axis], chosen, "broadcast sizes")
+                k = v.type.rank - axis
+                result[i] = n.agree(v, (*v.type.shape[:k], chosen, *v.type.shape[k + 1 :]))
+    return result
 
 
 def unary(op: str) -> Callable[[Call], Results]:
@@ -31,9 +39,7 @@ def binary(op: str) -> Callable[[Call], Results]:
     """An operation of two operands, broadcast."""
 
     def run(n: Call) -> Results:
-        x, y = n.value(0), n.value(1)
-        equate_broadcast(n, x, y)
-        return n.op(op, x, y)
+        return n.op(op, *broadcast_operands(n, n.value(0), n.value(1)))
 
     return run
 
@@ -45,7 +51,7 @@ def chain(op: str) -> Callable[[Call], Results]:
         values = n.values()
         if not values:
             n.fail("takes at least one input, got none")
-        equate_broadcast(n, *values)
+        values = broadcast_operands(n, *values)
         total = values[0]
         for value in values[1:]:
             total = n.op(op, total, value)
@@ -77,8 +83,7 @@ def power(n: Call) -> Results:
             for _ in range(int(e) - 1):
                 total = n.op("mul", total, x)
             return total if e > 1 else n.tensor(0)
-    y = n.value(1)
-    equate_broadcast(n, x, y)
+    x, y = broadcast_operands(n, x, n.value(1))
     if not is_float(dtype):
         return n.cast(n.op("pow", n.cast(x, "f64"), n.cast(y, "f64")), dtype)
     return n.op("pow", x, n.cast(y, dtype))
@@ -86,8 +91,7 @@ def power(n: Call) -> Results:
 
 def modulo(n: Call) -> Results:
     """Mod: the sign of the divisor, or with fmod that of the dividend."""
-    x, y = n.value(0), n.value(1)
-    equate_broadcast(n, x, y)
+    x, y = broadcast_operands(n, n.value(0), n.value(1))
     fmod = bool(n.attr_int("fmod"))
     if not is_float(x.type.dtype) or fmod:
         return n.op("mod", x, y, fmod=fmod)
@@ -111,9 +115,7 @@ def is_infinite(n: Call) -> Results:
 
 def where(n: Call) -> Results:
     """Where, broadcast."""
-    values = n.values()
-    equate_broadcast(n, *values)
-    return n.op("where", *values)
+    return n.op("where", *broadcast_operands(n, *n.values()))
 
 
 def cast(n: Call) -> Results:

@@ -79,7 +79,13 @@ def _standard(call: Call) -> Any:
             dims = [d if isinstance(d, int) else str(d) for d in tensor.type.shape]
             made = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(NUMPY[tensor.type.dtype]), dims)
         types.append(made.SerializeToString())
-    body = schema.get_context_dependent_function_with_opset_version(call.version, call.proto.SerializeToString(), types)
+    node = onnx.NodeProto()
+    node.CopyFrom(call.proto)
+    del node.attribute[:]
+    for name, attribute in call.attributes.items():  # those of a function's call instead of references to them
+        node.attribute.add().CopyFrom(attribute)
+        node.attribute[-1].name = name
+    body = schema.get_context_dependent_function_with_opset_version(call.version, node.SerializeToString(), types)
     if not body:
         return None
     function = onnx.FunctionProto()

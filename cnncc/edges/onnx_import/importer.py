@@ -55,6 +55,7 @@ class Importer:
         self.file = file
         self.builder = Builder(name)
         self.unnamed = unnamed  # symbols that the importer invented
+        self.fixed_later: set[str] = set()  # symbols that are numbers before anything is compiled: all but the batch
         self.functions = Functions(file)
         self.unsupported: list[Unsupported] = []
         self.error: GraphError | None = None
@@ -294,17 +295,18 @@ class Importer:
 
     # -- symbols --------------------------------------------------------------------------------------------------
 
-    def equate(self, a: Dim, b: Dim, what: str) -> None:
+    def equate(self, a: Dim, b: Dim, what: str, fact: bool) -> None:
         """See `Call.equate`."""
-        if a == b:
-            return
+        if isinstance(a, int) and isinstance(b, int):
+            raise GraphError(f"{what} must be equal, got {a} and {b}")
         for one, other in ((a, b), (b, a)):
-            if isinstance(one, int) or not one.is_Symbol or one.name not in self.unnamed:
+            if isinstance(one, int) or not one.is_Symbol:
                 continue
-            if isinstance(other, int) or one not in other.free_symbols:
+            free = one.name in self.unnamed or (fact and isinstance(other, int))
+            if free and (isinstance(other, int) or one not in other.free_symbols):
                 raise EquateError(one.name, other)
-        advice = "" if isinstance(a, int) and isinstance(b, int) else "; if they are equal, fix them (shapes=...)"
-        raise GraphError(f"{what} must be equal, got {a} and {b}{advice}")
+        if not symbolic.may_be_equal(a, b, self.fixed_later):
+            raise GraphError(f"{what} must be equal, got {a} and {b}; if they are, fix them (shapes=...)")
 
 
 def _named(call: Call, error: GraphError) -> GraphError:

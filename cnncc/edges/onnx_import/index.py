@@ -29,15 +29,8 @@ def one_hot(n: Call) -> Results:
     axis = n.axis(n.attr_int("axis", -1), n.rank(0) + 1)
     if indices.type.dtype not in ("i32", "i64"):
         indices = n.cast(indices, "i64")
-    zero = n.constant(np.zeros(()), indices.type.dtype)
-    indices = n.op("where", n.op("less", indices, zero), n.op("add", indices, depth), indices)
-    shape = tuple(depth if i == axis else 1 for i in range(n.rank(0) + 1))
-    places = n.constant(np.arange(depth).reshape(shape), indices.type.dtype)
-    dims = list(indices.type.shape)
-    dims.insert(axis, 1)
-    hit = n.op("equal", n.reshape(indices, dims), places)
-    off, on = (n.constant(v, dtype) for v in values)
-    return n.op("where", hit, on, off)
+    off, on = (v.item() for v in values)
+    return n.op("one_hot", indices, depth=depth, axis=axis, on=on, off=off, dtype=dtype)
 
 
 def compress(n: Call) -> Results:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from cnncc.edges.onnx_reader import ModelFile
 from cnncc.edges.onnx_tensors import element_type
 from cnncc.errors import GraphError, UnsupportedError
-from cnncc.ir.dims import Dim, normal, symbol
+from cnncc.ir.dims import Dim, normal, symbol, symbols_of
 from cnncc.ir.dtype import short_name
 from cnncc.ir.types import Type
 
@@ -85,6 +85,15 @@ def input_types(file: ModelFile, shapes: Shapes | None, symbols: Symbols) -> dic
         dims = tuple(symbols.dim(d) if isinstance(d, str) else d for d in raw[i.name])
         types[i.name] = Type(_dtype(i), dims)
     return types
+
+
+def fixed_later(types: Iterable[Type]) -> set[str]:
+    """Symbols that are fixed before compilation: all but one that is only ever the leading size of inputs."""
+    leading, inner = set(), set()
+    for t in types:
+        leading |= set(symbols_of(t.shape[:1]))
+        inner |= set(symbols_of(t.shape[1:]))
+    return (leading | inner) - set(sorted(leading - inner)[:1])
 
 
 def _raw_shape(info: Any, given: Sequence[Any] | None, symbols: Symbols) -> list[int | str]:

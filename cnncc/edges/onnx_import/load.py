@@ -12,7 +12,7 @@ from cnncc.edges.onnx_import import host
 from cnncc.edges.onnx_import.context import Tensor
 from cnncc.edges.onnx_import.frame import Frame, opsets_of
 from cnncc.edges.onnx_import.importer import EquateError, Importer, Unsupported
-from cnncc.edges.onnx_import.inputs import Shapes, Symbols, input_types
+from cnncc.edges.onnx_import.inputs import Shapes, Symbols, fixed_later, input_types
 from cnncc.edges.onnx_import.order import ordered
 from cnncc.edges.onnx_reader import ModelFile, ModelSource, read_model
 from cnncc.errors import GraphError, ModelFileError, UnsupportedError
@@ -82,6 +82,7 @@ def _attempt(
     proto = file.proto.graph
     types = input_types(file, {k: v.shape for k, v in constants.items()} | dict(shapes or {}), symbols)
     importer = Importer(file, proto.name or "graph", symbols.unnamed)
+    importer.fixed_later = fixed_later(types.values())
     frame = Frame({}, opsets_of(file.proto))
     for name, type_ in types.items():
         if name in constants:

@@ -21,14 +21,14 @@ def batch_norm(n: Call) -> Results:
     parameters = [n.cast(n.value(i), x.type.dtype) for i in range(1, 5)]
     for p in parameters:
         if p.type.rank == 1 and x.type.rank > 1:
-            n.equate(x.type.shape[1], p.type.shape[0], "input channels and elements of scale, B, mean and var")
+            n.equate(x.type.shape[1], p.type.shape[0], "input channels and elements of scale, B, mean and var", True)
     return n.op("batch_norm", x, *parameters, eps=n.attr_float("epsilon", 1e-5))
 
 
 def instance_norm(n: Call) -> Results:
     """InstanceNormalization."""
     x, scale, bias = n.value(0), n.value(1), n.value(2)
-    n.equate(x.type.shape[1], scale.type.shape[0], "input channels and elements of scale")
+    n.equate(x.type.shape[1], scale.type.shape[0], "input channels and elements of scale", True)
     return n.op("instance_norm", x, scale, bias, eps=n.attr_float("epsilon", 1e-5))
 
 

@@ -96,6 +96,8 @@ def concat(n: Call) -> Results:
         for i, (a, b) in enumerate(zip(values[0].type.shape, v.type.shape, strict=True)):
             if i != axis:
                 n.equate(a, b, f"sizes of axis {i}")
+    common = values[0].type.shape
+    values = [n.agree(v, (*common[:axis], v.type.shape[axis], *common[axis + 1 :])) for v in values]
     return n.tensor(0) if len(values) == 1 else n.op("concat", *values, axis=axis)
 
 
@@ -154,9 +156,13 @@ def expand(n: Call) -> Results:
     """Expand."""
     x = n.value(0)
     target = n.dims(1, "shape")
-    for a, b in zip(reversed(x.type.shape), reversed(target), strict=False):
-        if a != 1 and b != 1:
-            n.equate(a, b, "broadcast sizes")
+    rank = x.type.rank
+    agreed = list(x.type.shape)
+    for k in range(1, min(rank, len(target)) + 1):
+        if agreed[-k] != 1 and target[-k] != 1:
+            n.equate(agreed[-k], target[-k], "broadcast sizes")
+            agreed[-k] = target[-k]
+    x = n.agree(x, agreed)
     result = broadcast([x.type.shape, target])
     return n.tensor(0) if result == x.type.shape else n.op("expand", x, shape=result)
 

@@ -99,6 +99,19 @@ def _difference(a: Any, b: Any) -> Any:
     return sympy.expand(sympy.sympify(a) - sympy.sympify(b))
 
 
+def may_be_equal(a: Any, b: Any, fixed_later: set[str]) -> bool:
+    """Whether two different sizes can be equal for some values of the symbols that are fixed later.
+
+    Two plain symbols are different: the model gives them different names.
+    """
+    both = [d for d in (a, b) if not isinstance(d, int)]
+    if len(both) == 2 and all(d.is_Symbol for d in both):
+        return False
+    if not any(s.name in fixed_later for d in both for s in d.free_symbols):
+        return False
+    return _difference(a, b).is_zero is not False
+
+
 def larger(a: Any, b: Any) -> Any:
     """max(a, b)."""
     try:
