@@ -1,0 +1,1 @@
+"""What runs a compiled model. Nothing here imports a compiler, torch or onnx."""

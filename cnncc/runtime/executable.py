@@ -155,12 +155,6 @@ class Executable:
             CallTime(c.node, c.kernel, float(least[i]), float(median[i])) for i, c in enumerate(self.program.calls)
         )
 
-    def report(self) -> Report:
-        """Per kernel: layer, algorithm, layouts, tiles, work, and whether it is a fallback. Prints as a table."""
-        from cnncc.report import Report
-
-        return Report.of(self.program.notes)
-
     def save(self, path: str | Path) -> None:
         """Writes the model, with its present state, as one file that `cnncc.load` runs without a compiler."""
         from cnncc.runtime.artifact import save

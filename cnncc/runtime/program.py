@@ -7,7 +7,7 @@ are physical (as the kernels declare them), and an extent is an integer or an `A
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -199,10 +199,6 @@ class Program:
             features=tuple(map(str, data["features"])),
             notes=dict(data["notes"]),
         )
-
-    def with_threads(self, threads: int) -> Program:
-        """The same program for another number of threads (its kernels must have been scheduled for it)."""
-        return replace(self, threads=threads)
 
 
 def _dim(dim: Dim) -> int | list[Any]:

@@ -119,7 +119,7 @@ class Dispatcher:
             self._go.release()
 
     def _loop(self) -> None:
-        native.limit_threads(self._threads)
+        native.start_pool(self._threads)
         while True:
             self._go.acquire()
             task = self._task

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cnncc.runtime import native
 from cnncc.runtime.executable import Executable
 from cnncc.runtime.threads import Dispatcher, _quota, default_threads
 from tests.runtime import kernels as hand
@@ -137,6 +138,19 @@ def test_a_dispatcher_raises_what_its_task_raised_and_goes_on() -> None:
     assert seen[0] == seen[1] != threading.get_ident()
     dispatcher.stop(wait=5)
     assert not any(t.ident == seen[0] for t in threading.enumerate())
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_the_pool_has_the_size_asked_for(threads: int) -> None:
+    """Whatever the number, kinds and clocks of the processors."""
+    dispatcher = Dispatcher(threads)
+    before = len(tasks())
+    sizes: list[int] = []
+    dispatcher.call(lambda: sizes.append(native.import_ffi().get_global_func("runtime.NumThreads")()))
+    assert sizes == [threads]
+    assert len(tasks()) == before + threads
+    dispatcher.stop(wait=5)
+    assert settle(before) == before
 
 
 def test_an_interrupt_waits_for_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
