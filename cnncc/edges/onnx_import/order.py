@@ -28,20 +28,20 @@ def ordered(nodes: Sequence[Any], defined: Iterable[str], label: str) -> list[An
             if name in makers or name in taken:
                 raise ModelFileError(f"{label}: {node_name(node)}: values need names of their own, got '{name}' twice")
             makers[name] = i
-    needs = [sorted({makers[name] for name in _reads(node) if name in makers}) for node in nodes]
+    needs = [sorted({makers[name] for name in reads(node) if name in makers}) for node in nodes]
     if all(all(j < i for j in need) for i, need in enumerate(needs)):
         return list(nodes)
     return [nodes[i] for i in _sorted(needs, nodes, label)]
 
 
-def _reads(node: Any) -> set[str]:
+def reads(node: Any) -> set[str]:
     """Names a node reads, its subgraphs included."""
     names = set(node.input)
     for attribute in node.attribute:
         for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
             inner = {o for n in graph.node for o in n.output} | {i.name for i in (*graph.input, *graph.initializer)}
             for child in graph.node:
-                names |= _reads(child) - inner
+                names |= reads(child) - inner
             names |= {o.name for o in graph.output} - inner
     return names
 
