@@ -1,0 +1,175 @@
+"""Elementwise kernels: chains, broadcasts, transposes, layout transforms, concat, slice, pad, gather.
+
+Stages are inlined into the outputs. Neighbouring loops that no operand tells apart become one; outer loops are shared
+among the threads; the innermost becomes vectors. Where an operand runs along another loop than the result, square tiles
+keep both within a few cache lines.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.s_tir.schedule import ScheduleError
+
+from cnncc.targets.cpu.blocks import Accesses, extent, is_output, is_plain, is_reduction, root_blocks
+from cnncc.targets.target import Target
+
+WORTH = 15e-6  # seconds of work on one core from which other threads are woken
+HINT = 8  # what a symbolic extent counts for in such decisions
+_CHUNK = 2048  # elements that a task should at least hold
+_WHOLE = 4  # a row of up to so many registers becomes one vector, whatever its length
+
+
+def schedule_elementwise(sch: Any, target: Target) -> None:
+    """Schedule a function of injective te stages; several outputs become loops one after the other."""
+    inline_injective(sch)
+    for block in root_blocks(sch):
+        schedule_injective(sch, block, target)
+
+
+def inline_injective(sch: Any, keep: Any = lambda block: False) -> None:
+    """Inline every injective stage that is not an output, as far as TVM can; `keep(block)` exempts some."""
+    for block in root_blocks(sch):
+        if is_output(sch, block) or not is_plain(sch, block) or is_reduction(sch, block) or keep(block):
+            continue
+        try:
+            sch.compute_inline(block)
+        except ScheduleError:
+            continue  # read by an opaque block, or through something that cannot be substituted: it stays a stage
+
+
+def schedule_injective(sch: Any, block: Any, target: Target) -> None:
+    """Schedule one injective block at the root."""
+    if not is_plain(sch, block) or not sch.get_loops(block):
+        return
+    _split_factors(sch, block)
+    _merge(sch, block)
+    accesses = Accesses(sch, block)
+    seconds = work(accesses)
+    partner = _partner(accesses)
+    *outer, inner = accesses.loops
+    if partner is not None:
+        outer, inner = _tile(sch, accesses, partner, target)
+    else:
+        _vectorise(sch, accesses, inner, target)
+        outer = sch.get_loops(block)[: len(outer)] if outer else _chunks(sch, block, accesses, target)
+    share(sch, outer, seconds, target)
+
+
+def work(accesses: Accesses) -> float:
+    """Estimated seconds of a block on one core: memory traffic, or operations in vectors."""
+    elements = 1.0
+    for e in accesses.extents:
+        elements *= e if isinstance(e, int) else HINT
+    traffic = sum(_bytes(accesses, a) for a in accesses.accesses)
+    return elements * (traffic / 20e9 + accesses.operations * accesses.itemsize() / 200e9)
+
+
+def _bytes(accesses: Accesses, access: Any) -> float:
+    from cnncc.targets.cpu.blocks import itemsize_of
+
+    stride = accesses.stride(access, len(accesses.vars) - 1) if accesses.vars else 0
+    return 0.0 if stride == 0 else float(itemsize_of(access.buffer))
+
+
+def share(sch: Any, loops: list[Any], seconds: float, target: Target) -> None:
+    """Fuse the outer loops and run them in parallel, where the target has threads and the work is worth it."""
+    if not loops or target.threads == 1 or seconds < WORTH:
+        return
+    sch.parallel(sch.fuse(*loops) if len(loops) > 1 else loops[0])
+
+
+def _split_factors(sch: Any, block: Any) -> None:
+    """Split loops whose variable is divided by a constant in an offset (blocked layouts): then offsets are linear."""
+    accesses = Accesses(sch, block)
+    for k, loop in enumerate(accesses.loops):
+        size = accesses.extents[k]
+        for factor in accesses.factors(k):
+            if isinstance(size, int) and size > factor > 1 and size % factor == 0:
+                sch.split(loop, [None, factor])
+                break
+
+
+def _merge(sch: Any, block: Any) -> None:
+    """Fuse neighbouring loops that all operands walk as one. Symbolic loops stay by themselves."""
+    accesses = Accesses(sch, block)
+    groups: list[list[int]] = []
+    for k in range(len(accesses.loops)):
+        static = isinstance(accesses.extents[k], int)
+        if groups and static and isinstance(accesses.extents[groups[-1][-1]], int) and accesses.mergeable(k - 1, k):
+            groups[-1].append(k)
+        else:
+            groups.append([k])
+    for group in groups:
+        if len(group) > 1:
+            sch.fuse(*(accesses.loops[k] for k in group))
+
+
+def _partner(accesses: Accesses) -> int | None:
+    """The loop along which some operand is contiguous while it jumps along the innermost loop."""
+    last = len(accesses.loops) - 1
+    for access in accesses.accesses:
+        if access.write or accesses.stride(access, last) in (0, 1):
+            continue
+        for k in range(last - 1, -1, -1):
+            if accesses.stride(access, k) == 1 and accesses.extents[k] != 1:
+                return k
+    return None
+
+
+def _tile(sch: Any, accesses: Accesses, partner: int, target: Target) -> tuple[list[Any], Any]:
+    """Tiles of the innermost loop and its partner; gives the loops outside the tile, and the innermost."""
+    side = target.lanes(accesses.itemsize())
+    *loops, inner = accesses.loops
+    other = loops.pop(partner)
+    tiles = []
+    sizes = (accesses.extents[partner], accesses.extents[-1])
+    for loop, size in zip((other, inner), sizes, strict=True):
+        if isinstance(size, int) and size > side and size % side == 0:
+            tiles.append(sch.split(loop, [None, side]))
+        else:
+            tiles.append([loop])
+    heads = [t[0] for t in tiles if len(t) == 2]
+    sch.reorder(*loops, *heads, *(t[-1] for t in tiles))
+    if isinstance(sizes[1], int) and (sizes[1] % side == 0 or sizes[1] <= side):
+        sch.vectorize(tiles[1][-1])
+    return [*loops, *heads], tiles[1][-1]
+
+
+def _vectorise(sch: Any, accesses: Accesses, loop: Any, target: Target) -> None:
+    """Vectors of the innermost loop. What this leaves a plain loop (symbolic or odd lengths, conditions on the
+    position) LLVM's vectoriser takes, with masks or a scalar rest."""
+    size = accesses.extents[-1]
+    lanes = target.lanes(max(1, _output_size(accesses)))
+    if not isinstance(size, int) or accesses.vars[-1] in accesses.free:
+        return
+    if any(accesses.stride(a, len(accesses.vars) - 1) not in (0, 1) for a in accesses.accesses):
+        return
+    if size > lanes and size % lanes == 0:
+        sch.vectorize(sch.split(loop, [None, lanes])[1])
+    elif 1 < size <= _WHOLE * lanes:
+        sch.vectorize(loop)
+
+
+def _output_size(accesses: Accesses) -> int:
+    from cnncc.targets.cpu.blocks import itemsize_of
+
+    return next((itemsize_of(a.buffer) for a in accesses.accesses if a.write), 4)
+
+
+def _chunks(sch: Any, block: Any, accesses: Accesses, target: Target) -> list[Any]:
+    """A single loop cut into tasks for the threads; gives the loop over tasks."""
+    loops = sch.get_loops(block)
+    size = extent(sch, loops[0])
+    if not isinstance(size, int) or target.threads == 1 or work(accesses) < WORTH:
+        return []
+    total = accesses.extents[-1]
+    tasks = _divisor(size, max(target.threads, min(16 * target.threads, total // _CHUNK)), target.threads)
+    if tasks > 1:
+        return [sch.split(loops[0], [tasks, None])[0]]
+    return [sch.split(loops[0], [target.threads, None])[0]]
+
+
+def _divisor(size: int, most: int, least: int) -> int:
+    """The largest divisor of `size` in [least, most], 1 where there is none."""
+    return next((d for d in range(most, least - 1, -1) if size % d == 0), 1)
