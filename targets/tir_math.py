@@ -66,7 +66,7 @@ class TirMath:
         wanted = TVM_DTYPE[dtype]
         if dtype_of(x) == wanted:
             return x
-        return tirx.NE(x, self.like(0, x)) if wanted == "bool" else tirx.Cast(wanted, x)
+        return self.not_equal(x, self.like(0, x)) if wanted == "bool" else tirx.Cast(wanted, x)
 
     # -- selection ------------------------------------------------------------------------------------------------
 
@@ -128,6 +128,10 @@ class TirMath:
         """Whether two elements differ."""
         from tvm import tirx
 
+        if _is_float(x):  # tirx.NE is false for NaN
+            return self.let(
+                x, lambda v: self.let(y, lambda w: tirx.Or(tirx.NE(v, w), tirx.Or(tirx.isnan(v), tirx.isnan(w))))
+            )
         if dtype_of(x) != "bool":
             return tirx.NE(x, y)
         return self.let(x, lambda v: tirx.Select(y, tirx.Not(v), v))  # LLVM code generation compares no bools

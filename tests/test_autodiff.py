@@ -128,7 +128,7 @@ def test_operations_without_a_rule_are_named_all_at_once():
     y = b.winograd_conv(x, u, m=4, source="first")
     y = b.winograd_conv(y, u, m=4, source="second")
     b.output(b.reduce_sum(y, keepdims=False))
-    with pytest.raises(UnsupportedError, match="winograd_conv 'first'(?s:.)*winograd_conv 'second'"):
+    with pytest.raises(UnsupportedError, match=r"winograd_conv 'first'(?s:.)*winograd_conv 'second'"):
         grad(b.finish(), ["x"])
 
 

@@ -100,12 +100,25 @@ class Lowering:
         return Operand(type, lambda *index: tensor(*type.layout.index(index)), tensor)
 
     def stage(self, type: Type, body: Callable[..., Any], name: str) -> Operand:
-        """A te stage that computes `body(*logical_index)` for every element, stored in the type's layout."""
-        from tvm import te
+        """A te stage that computes `body(*logical_index)` for every element, stored in the type's layout.
 
-        shape = tuple(self.dim(d) for d in type.physical)
+        Where a blocked axis is no whole number of blocks, the padding is zero and `body` is not evaluated there.
+        """
+        from tvm import te, tirx
+
         rank = type.rank
-        tensor = te.compute(shape, lambda *index: body(*type.layout.logical(index, rank)), name=name)
+        ragged = [a for a, f in type.layout.blocks if not _divides(f, type.shape[a])]
+        if ragged and isinstance(body(*(te.var(f"i{a}", "int64") for a in range(rank))), tirx.Reduce):
+            body = self.stage(type.plain, body, name + "_plain")  # a reduction must stand alone in its stage
+
+        def element(*physical: Any) -> Any:
+            index = type.layout.logical(physical, rank)
+            if not ragged:
+                return body(*index)
+            inside = tirx.all(*(index[a] < self.dim(type.shape[a]) for a in ragged))
+            return self.guard(inside, body(*index), self.const(0, type.dtype))
+
+        tensor = te.compute(tuple(self.dim(d) for d in type.physical), element, name=name)
         self.stages.append(tensor)
         return self.tensor(type, tensor)
 
@@ -120,6 +133,10 @@ class Lowering:
         from tvm import tirx
 
         return tirx.if_then_else(condition, value, otherwise)
+
+
+def _divides(factor: int, extent: Dim) -> bool:
+    return isinstance(extent, int) and extent % factor == 0
 
 
 def element_at(op: Any, c: Lowering, attrs: Any, out: Type, xs: Sequence[Operand], index: tuple[Any, ...]) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 
 from cnncc.ir.dims import symbol
 from cnncc.ir.dtype import is_float
+from cnncc.ir.layout import channels
 from cnncc.ir.reshape import bind_attrs
 from cnncc.ir.types import Type
 from cnncc.ops.lowering import Lowering, element_at
@@ -160,9 +161,21 @@ def prim_func(op: Op, attrs: Any, types: Sequence[Type | None], outs: Sequence[T
     return te.create_prim_func([x.tensor for x in (*present, *results)])
 
 
+def blocked(case: Case) -> tuple[list[Type | None], list[Type]] | None:
+    """Operand and result types with axis 1 in blocks of 4; None where there are none of rank 3 or more."""
+    outs = case.op.infer_types(case.attrs, case.types)
+    if case.op.name == "to_layout" or not any(t is not None and t.rank >= 3 for t in (*case.types, *outs)):
+        return None
+
+    def block(t: Type | None) -> Type | None:
+        return t if t is None or t.rank < 3 else t.with_(layout=channels(4))
+
+    return [block(t) for t in case.types], [t.with_(layout=channels(4)) if t.rank >= 3 else t for t in outs]
+
+
 @functools.cache
 def library(name: str) -> Any:
-    """All samples of an op, compiled: functions f0, f1, ... and with a symbolic batch s0, s1, ..."""
+    """All samples of an op, compiled: functions f0, f1, ..., with a symbolic batch s0, s1, ..., in blocks b0."""
     import tvm
 
     functions = {}
@@ -173,6 +186,10 @@ def library(name: str) -> Any:
         free = symbolic(case)
         if free is not None:
             functions[f"s{k}"] = prim_func(case.op, *free, case.op.infer_types(*free))
+    first = Case(lookup(name), 0)
+    in_blocks = blocked(first)
+    if in_blocks is not None:
+        functions["b0"] = prim_func(first.op, first.attrs, *in_blocks)
     module = tvm.IRModule({n: f.with_attr("global_symbol", n) for n, f in functions.items()})
     return tvm.compile(module, target=tvm.target.Target({"kind": "llvm", "opt-level": 0}))
 
@@ -192,6 +209,18 @@ def run_compiled(case: Case, arrays: Sequence[np.ndarray | None], free: bool = F
     function = library(case.op.name)[f"{'s' if free else 'f'}{case.number}"]
     function(*(tvm.runtime.from_dlpack(a) for a in (*operands, *results)))
     return [t.layout.unpack(r, t.shape) for r, t in zip(results, outs, strict=True)]  # type: ignore[arg-type]
+
+
+def run_blocked(case: Case, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+    """The compiled op on arrays in blocks of channels; results as they lie in memory."""
+    import tvm
+
+    types = blocked(case)
+    assert types is not None
+    operands = [aligned(t.layout.pack(a)) for t, a in zip(types[0], arrays, strict=True) if t is not None]
+    results = [aligned(np.ones([int(d) for d in t.physical], t.numpy)) for t in types[1]]  # type: ignore[call-overload]
+    library(case.op.name)["b0"](*(tvm.runtime.from_dlpack(a) for a in (*operands, *results)))
+    return results
 
 
 def run_reference(case: Case, arrays: Sequence[np.ndarray | None], free: bool = False) -> tuple[np.ndarray, ...]:
