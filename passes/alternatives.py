@@ -19,7 +19,7 @@ from cnncc.targets.target import Target
 HINT = 1  # the batch that decisions assume where it is symbolic
 LAUNCH = 1e-6  # seconds a kernel costs besides its work
 # Of the FMA peak, for products that no algorithm takes; on a GPU never preferred to an algorithm, however small.
-FALLBACK_EFFICIENCY = {"cpu": 0.04, "cuda": 1e-5}
+FALLBACK_EFFICIENCY = {"cpu": 0.04, "cuda": 1e-6}
 FALLBACK_SLOWDOWN = 8  # against reading and writing once, for other anchors scheduled from their definition
 CHANNELWISE = ("pad", "resize", "reduce_", "adaptive", "average_pool", "max_pool", "slice", "concat")
 
