@@ -46,7 +46,9 @@ def assemble(
         ]
         ids = [table.of(v) for v in (*node.operands(), *node.outputs)]
         calls.append(Call(symbols[node], (*ids, *extra), node.source or node.outputs[0].name))
-    inputs = tuple(Port(v.name, v.type.numpy.name, _dims(v.type.shape), table.of(v)) for v in graph.inputs if v not in state)
+    inputs = tuple(
+        Port(v.name, v.type.numpy.name, _dims(v.type.shape), table.of(v)) for v in graph.inputs if v not in state
+    )
     outputs = tuple(
         Port(name, v.type.numpy.name, _dims(v.type.shape), table.of(v))
         for v, name in zip(graph.outputs, graph.output_names, strict=True)

@@ -13,7 +13,6 @@ import numpy as np
 
 from cnncc.errors import UnsupportedError
 from cnncc.ir.graph import Graph, Node
-from cnncc.ir.types import Type
 from cnncc.passes.manager import Accuracy
 from cnncc.targets.target import Target
 
@@ -179,5 +178,3 @@ def _may_need_workspace(node: Node) -> bool:
 
     assert node.body is not None
     return node.attrs.algorithm in (GENERIC, FALLBACK) and anchor(node.body) is not None
-
-

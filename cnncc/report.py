@@ -54,7 +54,9 @@ class Report:
             for r in self.rows
         ]
         widths = [max(len(row[k]) for row in (head, *lines)) for k in range(len(head))]
-        return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (head, *lines))
+        return "\n".join(
+            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (head, *lines)
+        )
 
 
 def describe_calls(graph: Graph, plan: Plan, symbols: Mapping[Node, str], target: Target) -> Sequence[dict[str, Any]]:

@@ -6,6 +6,7 @@ from cnncc.passes.batchnorm import fold_batchnorm
 from cnncc.passes.canonicalize import canonicalize
 from cnncc.passes.choose import choose
 from cnncc.passes.constants import fold_constants
+from cnncc.passes.conv_transpose import lower_conv_transpose
 from cnncc.passes.duplicates import merge_duplicates
 from cnncc.passes.layouts import lay_out
 from cnncc.passes.manager import Context, Pass, Step, run_passes
@@ -20,6 +21,7 @@ FOLD_CONSTANTS = Step("fold-constants", fold_constants)
 FOLD_PAD = Step("fold-pad", fold_pad)
 FOLD_BATCHNORM = Step("fold-batchnorm", fold_batchnorm)
 SINK_TRANSPOSES = Step("sink-transposes", sink_transposes)
+LOWER_CONV_TRANSPOSE = Step("lower-conv-transpose", lower_conv_transpose)
 MERGE_DUPLICATES = Step("merge-duplicates", merge_duplicates)
 REMOVE_DEAD = Step("remove-dead", lambda graph, context: graph.tidy())
 SEPARATE_OUTPUTS = Step("separate-outputs", separate_outputs)
@@ -36,6 +38,7 @@ INFERENCE: tuple[Pass, ...] = (
     CANONICALIZE,
     FOLD_PAD,
     FOLD_BATCHNORM,
+    LOWER_CONV_TRANSPOSE,
     CANONICALIZE,
     FOLD_CONSTANTS,
     MERGE_DUPLICATES,
@@ -48,6 +51,9 @@ TRAINING: tuple[Pass, ...] = (
     SINK_TRANSPOSES,
     CANONICALIZE,
     FOLD_PAD,
+    LOWER_CONV_TRANSPOSE,
+    CANONICALIZE,
+    FOLD_CONSTANTS,
     MERGE_DUPLICATES,
     REMOVE_DEAD,
     *LOWERING,

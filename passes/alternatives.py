@@ -21,7 +21,7 @@ LAUNCH = 1e-6  # seconds a kernel costs besides its work
 # Of the FMA peak, for products that no algorithm takes; on a GPU never preferred to an algorithm, however small.
 FALLBACK_EFFICIENCY = {"cpu": 0.04, "cuda": 1e-6}
 FALLBACK_SLOWDOWN = 8  # against reading and writing once, for other anchors scheduled from their definition
-CHANNELWISE = ("pad", "resize", "reduce_", "adaptive", "average_pool", "max_pool", "slice", "concat")
+CHANNELWISE = ("pad", "resize", "reduce_", "adaptive", "average_pool", "max_pool", "slice", "concat", "interleave")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,12 @@ def _generic(body: Graph, target: Target) -> Iterable[Alternative]:
 
 def _blockable(value: Value, block: int) -> bool:
     shape = value.type.shape
-    return len(shape) >= 3 and isinstance(shape[1], int) and shape[1] % block == 0 and value.type.dtype in ("f32", "f64", "i32")
+    return (
+        len(shape) >= 3
+        and isinstance(shape[1], int)
+        and shape[1] % block == 0
+        and value.type.dtype in ("f32", "f64", "i32")
+    )
 
 
 def _per_channel(value: Value, result: Value) -> bool:

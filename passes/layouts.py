@@ -14,8 +14,8 @@ from cnncc.ir.kernel import KernelAttrs, anchor, kernel_node
 from cnncc.ir.layout import PLAIN, Layout
 from cnncc.ops.layout import ToLayoutAttrs
 from cnncc.ops.registry import lookup
-from cnncc.ops.winograd import WinogradAttrs
 from cnncc.ops.window import geometry
+from cnncc.ops.winograd import WinogradAttrs
 from cnncc.passes.manager import Context
 from cnncc.targets.describe import describe
 from cnncc.targets.table import GENERIC, find_algorithm
@@ -98,7 +98,9 @@ def _prepare_weights(graph: Graph, node: Node, context: Context) -> None:
     weights = node.inputs[position]
     assert weights is not None
     assert weights.data is not None
-    prepared = Builder(graph).constant(lookup(algorithm.weight_op).run(attrs, [weights.data])[0], weights.name + ".winograd")
+    prepared = Builder(graph).constant(
+        lookup(algorithm.weight_op).run(attrs, [weights.data])[0], weights.name + ".winograd"
+    )
     inner.type = prepared.type
     node.replace_input(weights, prepared)
     root.op, root.attrs = "winograd_conv", attrs

@@ -83,7 +83,7 @@ def plan_memory(graph: Graph, workspaces: Mapping[Node, Sequence[int]] | None = 
     plan = Plan()
     _find_views(graph, plan)
     step = {node: k for k, node in enumerate(graph.nodes)}
-    own = {v for v in (*graph.inputs, *graph.outputs)}
+    own = {*graph.inputs, *graph.outputs}
     first: dict[Value, int] = {}
     last: dict[Value, int] = {}
     for node in graph.nodes:
@@ -170,7 +170,7 @@ def _write_in_place(node: Node, outputs: set[Value], plan: Plan) -> None:
     result = node.output
     assert node.body is not None
     axis = node.body.nodes[0].attrs.axis
-    inner = {body: outer for body, outer in zip(node.body.inputs, node.operands(), strict=True)}
+    inner = dict(zip(node.body.inputs, node.operands(), strict=True))
     members = [inner[v] for v in node.body.nodes[0].operands()]
     if any(m.type.layout != result.type.layout for m in members) or len(set(members)) != len(members):
         return
@@ -190,7 +190,8 @@ def _write_in_place(node: Node, outputs: set[Value], plan: Plan) -> None:
             plan.skipped.add(node)
             return
     free = all(
-        m.node is not None and m not in outputs and m.node.body is not None and plan.views.get(m) is None for m in members
+        m.node is not None and m not in outputs and m.node.body is not None and plan.views.get(m) is None
+        for m in members
     )
     if free:
         for member, offset in zip(members, offsets, strict=True):

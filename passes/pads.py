@@ -22,7 +22,10 @@ def _added(window: Node, p: Node, kernel: Any, value: float) -> tuple[int, ...] 
     if any((*begin[:2], *end[:2])) or any(v < 0 for v in pads):
         return Decline("the padding is on batch or channels, or negative")
     g = geometry(window.attrs, kernel)
-    return (*(a + b for a, b in zip(g.begin, begin[2:], strict=True)), *(a + b for a, b in zip(g.end, end[2:], strict=True)))
+    return (
+        *(a + b for a, b in zip(g.begin, begin[2:], strict=True)),
+        *(a + b for a, b in zip(g.end, end[2:], strict=True)),
+    )
 
 
 def _with_pads(b: Builder, node: Node, pads: tuple[int, ...], *operands: Value, **changes: Any) -> Value:

@@ -90,7 +90,7 @@ def apply_rules(graph: Graph, rules: Sequence[Rule], context: Context) -> None:
             made = graph.nodes[start:]
             for new in made:
                 new.source = new.source or node.source
-            users = [u for u in node.output.users]
+            users = list(node.output.users)
             graph.replace(node.output, result)
             _drop_dead(graph, node)
             around = [result.node] if result.node is not None else []
@@ -127,7 +127,12 @@ def _match(
         if isinstance(value, Value) and bound.get(pattern.id, value) is value:
             yield {**bound, pattern.id: value}
     elif isinstance(pattern, ast.Constant):
-        if isinstance(value, Value) and value.data is not None and value.data.size and np.all(value.data == pattern.value):
+        if (
+            isinstance(value, Value)
+            and value.data is not None
+            and value.data.size
+            and np.all(value.data == pattern.value)
+        ):
             yield bound
     else:
         assert isinstance(pattern, ast.Call)

@@ -48,7 +48,7 @@ def _elementwise(new: Value, old: Value) -> bool:
     node = new.node
     if node is None or node.body is None or new.type != old.type or len(node.outputs) != 1:
         return False
-    reads = {o: i for o, i in zip(node.operands(), node.body.inputs, strict=True)}.get(old)
+    reads = dict(zip(node.operands(), node.body.inputs, strict=True)).get(old)
     touched = {reads}
     for inner in node.body.nodes:
         if touched & set(inner.operands()):

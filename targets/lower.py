@@ -177,7 +177,7 @@ class _Evaluator:
 
     def _stored(self, value: Value, name: str) -> Any:
         operand = self._operand(value, self.known)
-        arguments = {v for v in self.body.inputs}
+        arguments = set(self.body.inputs)
         if operand.tensor is not None and operand.type.layout == value.type.layout and value not in arguments:
             return operand.tensor
         return self.c.stage(value.type, operand, name).tensor

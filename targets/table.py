@@ -13,7 +13,7 @@ FALLBACK = "fallback"  # the same, for an op that deserves better
 
 @functools.cache
 def _cpu() -> tuple[Algorithm, ...]:
-    from cnncc.targets.cpu import depthwise, direct, pool, winograd
+    from cnncc.targets.cpu import depthwise, direct, pointwise, pool, winograd
 
     return (
         winograd.WINOGRAD_F2,
@@ -21,6 +21,7 @@ def _cpu() -> tuple[Algorithm, ...]:
         winograd.WINOGRAD_F6,
         depthwise.DEPTHWISE,
         direct.ALGORITHM,
+        pointwise.ALGORITHM,
         pool.pool_blocked,
         pool.pool_plain,
     )

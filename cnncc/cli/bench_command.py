@@ -11,7 +11,11 @@ from cnncc.cli.common import ShapeType, console, json_option, print_json
 
 @click.command("bench")
 @click.argument("model")
-@click.option("--against", default="", help="Other systems, separated by commas: torch, torch-compile, onnxruntime, openvino, ncnn.")
+@click.option(
+    "--against",
+    default="",
+    help="Other systems, separated by commas: torch, torch-compile, onnxruntime, openvino, ncnn.",
+)
 @click.option("--shape", "shapes", multiple=True, type=ShapeType(), help="Fix an input's shape; repeatable.")
 @click.option("--threads", type=click.IntRange(1), help="Threads on every side.  [default: the processors]")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True)

@@ -58,7 +58,9 @@ def model_argument(function: F) -> F:
 def compile_options(function: F) -> F:
     """--shape, --target, --threads, --accuracy."""
     for option in (
-        click.option("--accuracy", type=click.Choice(["strict", "default", "fast"]), default="default", show_default=True),
+        click.option(
+            "--accuracy", type=click.Choice(["strict", "default", "fast"]), default="default", show_default=True
+        ),
         click.option("--threads", type=click.IntRange(1), help="Threads a run may use.  [default: the processors]"),
         click.option("--target", default="native", show_default=True, help="native, avx2, avx512, cuda:sm_90, ..."),
         click.option("--shape", "shapes", multiple=True, type=ShapeType(), help="Fix an input's shape; repeatable."),

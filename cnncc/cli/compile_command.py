@@ -56,4 +56,6 @@ def command(
     out = console()
     if report:
         out.print(str(exe.report()), soft_wrap=True)
-    out.print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {len(exe.report().rows)} kernels, peak memory {exe.peak_memory} bytes")
+    out.print(
+        f"{file}: {file.stat().st_size / 1e6:.1f} MB, {len(exe.report().rows)} kernels, peak memory {exe.peak_memory} bytes"
+    )

@@ -29,7 +29,9 @@ def command(threads: int | None, quick: bool, as_json: bool) -> None:
         out.print(line)
     out.print(f"\n{digits.right} of {len(digits.predictions)} right; {digits.microseconds:.0f} microseconds an image\n")
     out.print(_stages(digits.seconds))
-    out.print(f"\n[bold]ResNet-18[/bold], 224 x 224, seeded weights, batch 1, {count} thread{'s' if count > 1 else ''}\n")
+    out.print(
+        f"\n[bold]ResNet-18[/bold], 224 x 224, seeded weights, batch 1, {count} thread{'s' if count > 1 else ''}\n"
+    )
     with out.status("compiling") as status:
         result = show.resnet(count, quick, status.update)
     out.print(_stages(result.seconds))

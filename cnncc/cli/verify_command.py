@@ -26,7 +26,9 @@ from cnncc.cli.common import (
 @model_argument
 @compile_options
 @click.option("-i", "--input", "inputs", multiple=True, help="NAME=file.npy, or a .npz file.  [default: random arrays]")
-@click.option("--reference", type=click.Choice(["auto", "interpreter", "onnxruntime"]), default="auto", show_default=True)
+@click.option(
+    "--reference", type=click.Choice(["auto", "interpreter", "onnxruntime"]), default="auto", show_default=True
+)
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--rtol", type=float, default=5e-4, show_default=True, help="Relative to the largest magnitude.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from cnncc import nn
 
 
@@ -55,9 +57,11 @@ class ResNet18(nn.Module):
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         widths = (64, 64, 128, 256, 512)
-        for k, (width_in, width) in enumerate(zip(widths, widths[1:], strict=False)):
+        for k, (width_in, width) in enumerate(itertools.pairwise(widths)):
             stride = 1 if k == 0 else 2
-            setattr(self, f"layer{k + 1}", nn.Sequential(BasicBlock(width_in, width, stride), BasicBlock(width, width, 1)))
+            setattr(
+                self, f"layer{k + 1}", nn.Sequential(BasicBlock(width_in, width, stride), BasicBlock(width, width, 1))
+            )
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(512, classes)
 

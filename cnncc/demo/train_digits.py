@@ -45,9 +45,7 @@ def train(epochs: int = EPOCHS, threads: int | None = 1, seed: int = 0) -> tuple
     for epoch in range(epochs):
         optimizer.lr = 0.1 * 0.5 * (1 + np.cos(np.pi * epoch / epochs))
         order = rng.permutation(len(images))
-        losses = [
-            step(images[part], labels[part])["loss"] for part in np.split(order, range(BATCH, len(order), BATCH))
-        ]
+        losses = [step(images[part], labels[part])["loss"] for part in np.split(order, range(BATCH, len(order), BATCH))]
         print(f"epoch {epoch + 1:2d}  loss {np.mean(losses):.4f}")
     step.sync()
     exe = cnncc.compile(net.eval(), shapes={"x": ("N", 1, 8, 8)}, threads=threads)

@@ -31,7 +31,9 @@ def _plain(name: str, op: str, **attributes: Any) -> type[_Activation]:
     def init_(self: _Activation, inplace: bool = False) -> None:
         _Activation.__init__(self, inplace, **attributes)
 
-    return type(name, (_Activation,), {"op": op, "__init__": init_, "__doc__": f"torch.nn.{name}.", "__module__": __name__})
+    return type(
+        name, (_Activation,), {"op": op, "__init__": init_, "__doc__": f"torch.nn.{name}.", "__module__": __name__}
+    )
 
 
 ReLU = _plain("ReLU", "relu")

@@ -184,13 +184,9 @@ class _BatchNorm(Module):
         if not self.training:
             return x._op("batch_norm", x, gamma, beta, mean, var, eps=self.eps)
         y, batch_mean, batch_var = trace.op("batch_norm_train", x, gamma, beta, eps=self.eps)
-        count = 1
-        for axis, d in enumerate(x.shape):
-            count = count * d if axis != 1 else count
+        count = trace.op("size", x, axes=(0, *range(2, x.ndim)))
         m = self.momentum
-        if not isinstance(count, int):
-            raise GraphError("batch norm in training needs a known batch size")
-        unbiased = batch_var * (count / max(count - 1, 1))
+        unbiased = batch_var * (count / (count - 1))
         names = {k: trace.name_of(self._buffers[k]) for k in ("running_mean", "running_var")}
         trace.updates[names["running_mean"]] = (mean * (1 - m) + batch_mean * m).value
         trace.updates[names["running_var"]] = (var * (1 - m) + unbiased * m).value

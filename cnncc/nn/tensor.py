@@ -191,7 +191,8 @@ class Tensor:
         step = -(-int(extent) // chunks)  # type: ignore[call-overload]
         axis = dim % self.ndim
         return tuple(
-            self[(slice(None),) * axis + (slice(at, at + step),)] for at in range(0, int(extent), step)  # type: ignore[call-overload]
+            self[(slice(None),) * axis + (slice(at, at + step),)]
+            for at in range(0, int(extent), step)  # type: ignore[call-overload]
         )
 
     def sum(self, axes: int | Sequence[int] = (), keepdim: bool = False) -> Tensor:
@@ -261,7 +262,9 @@ def index(x: Tensor, key: Any) -> Tensor:
         elif not isinstance(k, slice):
             raise GraphError(f"indices are integers, slices, None and ..., got {k!r}")
         axis += 1
-    result = x._op("slice", x, starts=tuple(starts), ends=tuple(ends), steps=tuple(steps), axes=tuple(axes)) if axes else x
+    result = (
+        x._op("slice", x, starts=tuple(starts), ends=tuple(ends), steps=tuple(steps), axes=tuple(axes)) if axes else x
+    )
     if not drop and None not in keys:
         return result
     axis = 0

@@ -2,6 +2,7 @@
 
 from cnncc.ops import (  # noqa: I001  (the order is the table's)
     conv,
+    phases,
     winograd,
     pool,
     average,
@@ -26,6 +27,7 @@ from cnncc.ops.registry import TABLE, Arg, Op, Sample, define, lookup
 
 FAMILIES = (
     conv,
+    phases,
     winograd,
     pool,
     average,

@@ -172,5 +172,3 @@ def _freeze(graph: Graph, values: Sequence[Value], arrays: Mapping[str, np.ndarr
         graph.inputs.remove(value)
         value.data = arrays[value.name]
         graph.constants.append(value)
-
-
