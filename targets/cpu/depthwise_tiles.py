@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from cnncc.targets.algorithm import Cost
@@ -19,7 +19,7 @@ ITEMSIZE = 4  # float32
 @dataclass(frozen=True)
 class DepthwiseTile:
     """`pixels` outputs of a row at a time, `lanes` channels of the block in a vector. `peel`: which form (see
-    depthwise.py). `chunk`: outputs of a task per spatial axis (pad). `split_rows`: tasks are rows, too (peel)."""
+    depthwise.py). `chunk`: outputs of a task per spatial axis, where it pads. `split_rows`: rows are tasks (peel)."""
 
     block: int
     lanes: int
@@ -82,27 +82,28 @@ def best_tile(p: ConvProblem, target: Target) -> DepthwiseTile | None:
 
 def _candidates(p: ConvProblem, target: Target) -> Iterator[DepthwiseTile]:
     b, lanes = target.block, min(target.block, target.lanes())
-    widths = [w for w in (8, 7, 6, 5, 4, 2, 1) if w <= p.out[-1]]
-    if p.rank <= 2:
-        for pixels in widths:
+    limit = min(STACK, target.l2 // 2)
+    for pixels in [w for w in (8, 7, 6, 5, 4, 2, 1) if w <= p.out[-1]]:
+        padded = [DepthwiseTile(b, lanes, pixels, False, chunk) for chunk in _chunks(p, pixels)]
+        padded = [tile for tile in padded if scratch(p, target, tile) <= limit]
+        yield from padded
+        if p.rank <= 2 and padded:
             for split in (False, True) if p.rank == 2 and target.threads > 1 else (False,):
-                tile = DepthwiseTile(b, lanes, pixels, True, p.out, split)
+                tile = replace(padded[0], peel=True, split_rows=split)  # with a chunk for computed operands
                 if _unrolled(p, tile) <= UNROLLED:
                     yield tile
-    limit = min(STACK, target.l2 // 2)
-    for pixels in widths:
-        across = _chunks(p.out[-1], pixels)
-        rows = _chunks(p.out[-2], 1) if p.rank > 1 else [0]
-        for x in across:
-            for y in rows:
-                chunk = (*(1,) * (p.rank - 2), y, x) if p.rank > 1 else (x,)
-                tile = DepthwiseTile(b, lanes, pixels, False, chunk)
-                if x % pixels == 0 and scratch(p, target, tile) <= limit:
-                    yield tile
 
 
-def _chunks(total: int, unit: int) -> list[int]:
-    """Sizes of equal parts of `total`, in whole units; the last part may overhang."""
+def _chunks(p: ConvProblem, pixels: int) -> list[tuple[int, ...]]:
+    """Outputs of a task: whole rows and planes first, then parts; one at a time of a third axis."""
+    across = _parts(p.out[-1], pixels)
+    if p.rank == 1:
+        return [(x,) for x in across]
+    return [(*(1,) * (p.rank - 2), y, x) for x in across for y in _parts(p.out[-2], 1)]
+
+
+def _parts(total: int, unit: int) -> list[int]:
+    """Sizes of equal parts of `total`, in whole units, largest first; the last part may overhang."""
     units = -(-total // unit)
     return sorted({-(-units // k) * unit for k in range(1, units + 1)}, reverse=True)
 

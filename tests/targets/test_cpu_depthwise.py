@@ -14,12 +14,10 @@ from cnncc.targets.cpu.depthwise import DEPTHWISE
 from cnncc.targets.cpu.depthwise_tiles import STACK, DepthwiseTile, cuts
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
+from tests.targets.cpu_records import AVX2, AVX512, SSE, WIDEST, needs_x86, runs
 
-ONE = Target("avx512", "cpu", mcpu="x86-64-v4", vector_bits=512, vector_registers=32, fma=True, threads=1,
-             l2=1 << 20, l3=32 << 20, gflops_per_core=117.0, gbytes_per_second=30.0)  # fmt: skip
-TWO = replace(ONE, threads=2)
-AVX2 = replace(TWO, name="avx2", mcpu="x86-64-v3", vector_bits=256, vector_registers=16, l2=512 << 10)
-SSE = replace(TWO, name="sse", mcpu="x86-64-v2", vector_bits=128, vector_registers=16, fma=False)
+ONE = replace(WIDEST, threads=1)
+TWO = WIDEST
 
 PEEL = [
     "conv n2 ic32 h14 w14 oc32 k3x3 s1x1 p1x1 g32",
@@ -40,6 +38,7 @@ PAD = [
 ]
 
 
+@needs_x86
 @pytest.mark.parametrize("text", PEEL)
 def test_peeled_form(text: str) -> None:
     trial = build(DEPTHWISE, ConvProblem.parse(text), ONE)
@@ -47,6 +46,7 @@ def test_peeled_form(text: str) -> None:
     _check(trial)
 
 
+@needs_x86
 @pytest.mark.parametrize("text", [*PAD, PEEL[1], PEEL[8]])
 def test_padded_form(text: str) -> None:
     problem = ConvProblem.parse(text)
@@ -58,23 +58,25 @@ def test_the_padded_form_is_chosen(text: str) -> None:
     assert not DEPTHWISE.tiles_for(ConvProblem.parse(text), ONE).peel
 
 
-@pytest.mark.parametrize("target", [TWO, AVX2, SSE], ids=lambda t: t.name)
+@pytest.mark.parametrize("target", [AVX512, AVX2, SSE], ids=lambda t: t.name)
 @pytest.mark.parametrize("text", [PEEL[1], PEEL[5], PAD[0]])
 def test_other_targets(target: Target, text: str) -> None:
-    trial = build(DEPTHWISE, ConvProblem.parse(text), target)
+    trial = build(DEPTHWISE, ConvProblem.parse(text), runs(target))
     _check(trial)
     assert "TVMBackendParallelLaunch" in trial.llvm
 
 
+@needs_x86
 def test_rows_are_tasks_where_channels_are_too_few() -> None:
     problem = ConvProblem.parse("conv n1 ic48 h224 w224 oc48 k3x3 s1x1 p1x1 g48")
-    target = replace(ONE, threads=4, gbytes_per_second=200.0)
+    target = replace(AVX512, threads=4, gbytes_per_second=200.0)
     assert DEPTHWISE.tiles_for(problem, target).split_rows
     assert not DEPTHWISE.tiles_for(replace(problem, ic=960, oc=960, groups=960, size=(7, 7)), target).split_rows
     small = replace(problem, size=(12, 12))
     _check(build(DEPTHWISE, small, TWO, replace(DEPTHWISE.tiles_for(small, TWO), split_rows=True)))
 
 
+@needs_x86
 @pytest.mark.parametrize("pad", [False, True])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_symbolic_batch(batch: int, pad: bool) -> None:
@@ -99,6 +101,17 @@ def test_an_operand_that_is_computed_is_computed_once_per_element() -> None:
     assert sch.mod.script().count("T.float32(2.0)") == 1
 
 
+@needs_x86
+@pytest.mark.parametrize("text", PAD)
+def test_scratch_is_what_the_stack_holds(text: str) -> None:
+    problem = ConvProblem.parse(text)
+    trial = build(DEPTHWISE, problem, ONE)
+    lines = re.findall(r"alloca \[(\d+) x <16 x float>\]", trial.llvm)
+    claimed = DEPTHWISE.scratch(problem, ONE, trial.tile)
+    assert claimed * 0.6 < 64 * sum(map(int, lines)) <= claimed <= STACK
+
+
+@needs_x86
 def test_inner_loops_have_no_conditions() -> None:
     """The pieces' conditions are decided when the kernel is built: as many branches as loops, and those of entry."""
     trial = build(DEPTHWISE, ConvProblem.parse("conv n1 ic32 h56 w56 oc32 k3x3 s1x1 p1x1 g32"), ONE)
@@ -152,7 +165,9 @@ LAYERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("target", [ONE, TWO, AVX2, SSE], ids=lambda t: f"{t.name}-{t.threads}")
+@pytest.mark.parametrize(
+    "target", [replace(AVX512, threads=1), AVX512, AVX2, SSE], ids=lambda t: f"{t.name}-{t.threads}"
+)
 @pytest.mark.parametrize("problem", LAYERS, ids=str)
 def test_tiles_of_real_layers(problem: ConvProblem, target: Target) -> None:
     tile = DEPTHWISE.tiles_for(problem, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,11 +15,8 @@ from cnncc.ops.winograd_matrices import amplification, as_array, combine, matric
 from cnncc.targets.cpu.winograd import STACK, WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F6
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
+from tests.targets.cpu_records import AVX2, AVX512, SSE, WIDEST, needs_x86, runs
 
-AVX512 = Target("avx512", "cpu", mcpu="x86-64-v4", vector_bits=512, vector_registers=32, fma=True, threads=2,
-                l2=1 << 20, l3=32 << 20, gflops_per_core=117.0, gbytes_per_second=30.0)  # fmt: skip
-AVX2 = replace(AVX512, name="avx2", mcpu="x86-64-v3", vector_bits=256, vector_registers=16, l2=512 << 10)
-SSE = replace(AVX512, name="sse", mcpu="x86-64-v2", vector_bits=128, vector_registers=16, fma=False)
 ALGORITHMS = {2: WINOGRAD_F2, 4: WINOGRAD_F4, 6: WINOGRAD_F6}
 
 GRID = [
@@ -108,30 +106,51 @@ def test_bad_weights_and_tiles_are_named() -> None:
         matrices(3)
 
 
+@needs_x86
 @pytest.mark.parametrize(("m", "text"), [(4, text) for text in GRID] + [(m, GRID[1]) for m in (2, 6)])
 def test_kernel_equals_the_definition(m: int, text: str) -> None:
-    _check(build(ALGORITHMS[m], ConvProblem.parse(text), AVX512), m)
+    _check(build(ALGORITHMS[m], ConvProblem.parse(text), WIDEST), m)
 
 
 @pytest.mark.parametrize("target", [AVX2, SSE, replace(AVX512, threads=1)], ids=lambda t: f"{t.name}-{t.threads}")
 @pytest.mark.parametrize("text", GRID[:2])
 def test_other_targets(target: Target, text: str) -> None:
-    trial = build(WINOGRAD_F4, ConvProblem.parse(text), target)
+    trial = build(WINOGRAD_F4, ConvProblem.parse(text), runs(target))
     _check(trial, 4)
     assert ("TVMBackendParallelLaunch" in trial.llvm) == (target.threads > 1)
 
 
+@needs_x86
 @pytest.mark.parametrize("batch", [1, 3])
 def test_symbolic_batch(batch: int) -> None:
-    trial = build(WINOGRAD_F4, ConvProblem.parse("conv nN ic16 h9 w9 oc32 k3x3 s1x1 p1x1"), AVX512)
+    trial = build(WINOGRAD_F4, ConvProblem.parse("conv nN ic16 h9 w9 oc32 k3x3 s1x1 p1x1"), WIDEST)
     assert trial.error(batch) < WINOGRAD_F4.error_bound("f32")
 
 
+@needs_x86
 def test_tiles_of_several_register_tiles_and_shares() -> None:
     """Every loop of the recipe longer than one."""
     problem = ConvProblem.parse("conv n1 ic32 h30 w30 oc64 k3x3 s1x1 p1x1")
-    tile = replace(WINOGRAD_F4.tiles_for(problem, AVX512), th=4, tw=4, rh=2, rw=2, panel=2, share=2)
-    _check(build(WINOGRAD_F4, problem, AVX512, tile), 4)
+    tile = replace(WINOGRAD_F4.tiles_for(problem, WIDEST), th=4, tw=4, rh=2, rw=2, panel=2, share=2)
+    _check(build(WINOGRAD_F4, problem, WIDEST, tile), 4)
+
+
+@needs_x86
+@pytest.mark.parametrize("m", [2, 4, 6])
+def test_scratch_is_what_the_stack_holds(m: int) -> None:
+    problem = ConvProblem.parse("conv n1 ic64 h28 w28 oc64 k3x3 s1x1 p1x1")
+    trial = build(ALGORITHMS[m], problem, WIDEST)
+    lines = re.findall(r"alloca \[(\d+) x <16 x float>\]", trial.llvm)
+    assert lines
+    claimed = ALGORITHMS[m].scratch(problem, WIDEST, trial.tile)
+    assert claimed * 0.6 < 64 * sum(map(int, lines)) <= claimed
+
+
+@needs_x86
+def test_error_bound_with_many_channels() -> None:
+    for m, algorithm in ALGORITHMS.items():
+        trial = build(algorithm, ConvProblem.parse("conv n1 ic512 h7 w7 oc32 k3x3 s1x1 p1x1"), WIDEST)
+        assert trial.error() < algorithm.error_bound("f32"), m
 
 
 def _check(trial: Trial, m: int) -> None:
@@ -139,12 +158,13 @@ def _check(trial: Trial, m: int) -> None:
     assert "Workspace" not in trial.llvm
 
 
+@needs_x86
 @pytest.mark.parametrize("m", [2, 4, 6])
 @pytest.mark.parametrize("kind", ["positive", "cancelling", "ranges", "ramps"])
 def test_errors_on_adversarial_inputs(m: int, kind: str) -> None:
     """The proven bound holds: `amplification` times the rounding errors of a sum, over max|x| * sum|w|."""
     problem = ConvProblem.parse("conv n1 ic32 h13 w13 oc16 k3x3 s1x1 p1x1")
-    trial = build(ALGORITHMS[m], problem, AVX512, bare=True)
+    trial = build(ALGORITHMS[m], problem, WIDEST, bare=True)
     (x, w, _), tensors = trial.operands()
     if kind == "positive":
         x, w = np.abs(x), np.abs(w)
