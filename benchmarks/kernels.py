@@ -20,6 +20,7 @@ from typing import Any
 from cnncc.errors import CnnccError
 from cnncc.runtime.peak import measure_peak
 from cnncc.targets.problem import ConvProblem, MatmulProblem
+from cnncc.targets.table import algorithms
 from cnncc.targets.target import Target
 
 ZEN4 = Target("avx512", "cpu", mcpu="znver4", vector_bits=512, vector_registers=32, fma=True, l2=1 << 20, l3=32 << 20,
@@ -111,7 +112,7 @@ def _show(problem: Any, target: Target, names: str, seconds: float) -> int:
     from cnncc.kernels.trial import build
 
     wrong = 0
-    for algorithm in _algorithms():
+    for algorithm in algorithms(target):
         if names and algorithm.name not in names.split(","):
             continue
         if algorithm.op != ("conv" if isinstance(problem, ConvProblem) else "matmul"):
@@ -163,12 +164,6 @@ def alternate(run: Callable[[], Any], threads: int, seconds: float) -> tuple[flo
         if rounds > 60:
             break
     return best, peak
-
-
-def _algorithms() -> Iterable[Any]:
-    from cnncc.targets.cpu import direct
-
-    return (direct.ALGORITHM,)
 
 
 if __name__ == "__main__":

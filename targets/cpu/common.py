@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cnncc.targets.cpu.tiling import ConvTile, covered
 from cnncc.targets.problem import ConvProblem
 
 Finish = Callable[[Any, tuple[Any, ...]], Any]
+
+
+@dataclass(frozen=True)
+class Prologue:
+    """An operand that is computed where it is read: `at` physical indices; `shape` holds at least the batch."""
+
+    at: Callable[..., Any]
+    shape: tuple[Any, ...]
+
+    def __call__(self, *index: Any) -> Any:
+        return self.at(*index)
 
 
 def i64(value: Any) -> Any:
@@ -112,8 +124,9 @@ def schedule_tile(sch: Any, problem: ConvProblem, tile: ConvTile) -> None:
     sch.set_scope(acc, 0, "local")
     if tile.parallel:
         sch.parallel(task)
-    if tile.group[-1] % tile.pixels[-1]:  # the last tile of a row gets code of its own
-        sch.annotate(tiles[-1], "pragma_loop_partition_hint", 1)
+    for loop, group, pixel in zip(tiles, tile.group, tile.pixels, strict=True):
+        if group % pixel:  # the narrower last tile gets code of its own
+            sch.annotate(loop, "pragma_loop_partition_hint", 1)
 
     *out_inner, out_lanes = sch.get_loops(out)[-r - 2 :]
     for loop in (*inner, oc_in, *out_inner):

@@ -55,7 +55,7 @@ def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
 
 def scratch(problem: ConvProblem, target: Target, tile: ConvTile) -> int:
     """Bytes of the padded copy of a task's input."""
-    return tiling.scratch(problem, tile, _depth(problem, tile.block))
+    return tiling.copied(problem, tile.group, _depth(problem, tile.block)) if tile.copy else 0
 
 
 def _depth(problem: ConvProblem, block: int) -> int:
@@ -85,11 +85,24 @@ def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.
     from tvm import te
 
     r, b = problem.rank, tile.block
-    i64, shape = common.i64, common.shape
     n = common.batch_of(problem, x)
-    ic, oc = ceil_div(problem.ic, b), ceil_div(problem.oc, b)
+    copy = tile.copy or not isinstance(x, te.Tensor)
+    source = common.padded(problem, x, ceil_div(problem.ic, b), b) if copy else x
+    acc = accumulate(problem, tile, n, source, w)
+    return te.compute(
+        acc.shape,
+        lambda n, o, *rest: finish(acc(n, o, *rest), (n, o * common.i64(b) + rest[r], *rest[:r])),
+        name="out",
+    )
+
+
+def accumulate(problem: ConvProblem, tile: ConvTile, n: Any, source: Any, w: Any) -> Any:
+    """The stage "acc": the sums, over the padded input and the weights at physical indices."""
+    from tvm import te
+
+    r, b = problem.rank, tile.block
+    i64 = common.i64
     per_group_in, per_group_out = ceil_div(problem.ic // problem.groups, b), ceil_div(problem.oc // problem.groups, b)
-    source = common.padded(problem, x, ic, b) if tile.copy or not isinstance(x, te.Tensor) else x
     taps = common.reduce_axes("k", problem.kernel)
     if _ragged(problem, b):
         (c,) = common.reduce_axes("c", [problem.ic])
@@ -104,12 +117,7 @@ def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.
         pixel = source(n, first + outer, *common.window(problem, at, taps), lane_in)
         return te.sum(pixel * w(o, outer, *taps, lane_in, lane), axis=steps)
 
-    acc = te.compute(shape(n, oc, *problem.out, b), product, name="acc")
-    return te.compute(
-        shape(n, oc, *problem.out, b),
-        lambda n, o, *rest: finish(acc(n, o, *rest), (n, o * i64(b) + rest[r], *rest[:r])),
-        name="out",
-    )
+    return te.compute(common.shape(n, problem.groups * per_group_out, *problem.out, b), product, name="acc")
 
 
 def schedule(sch: Any, problem: ConvProblem, tile: ConvTile, target: Target) -> None:

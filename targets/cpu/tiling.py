@@ -1,8 +1,8 @@
 """Tiles of the dense convolutions, chosen by a model of what bounds the innermost loop. Pure: imports no TVM.
 
 A register tile of P pixels and V vectors of output channels does P * V multiply-adds a step, for P broadcasts and V
-loads. Its time is that of the slower, plus what a tile costs once (clearing, epilogue, stores). The last tile of a row
-is narrower where the tile does not divide the row. Times are in units of a vector multiply-add until `Cost`.
+loads. Its time is that of the slower, plus what a tile costs once (clearing, epilogue, stores). The last tiles of an
+axis are narrower where tiles do not divide it. Times are in units of a vector multiply-add until `Cost`.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
 SCRATCH = 384 << 10  # bytes of stack a thread may use for its copy of the input
-LATENCY = 8  # multiply-adds that must be independent to keep the pipelines full
+LATENCY = 9.5  # multiply-adds that must be independent to keep the pipelines full
 BROADCAST = 0.75  # of a vector load: a scalar that fills a register
 PER_TILE = 2.0  # multiply-adds that clearing, finishing and storing one accumulator take the time of
 PER_STEP = 0.4  # of one step's counter and addresses
 PER_LOOP = 3.0  # of one run of the innermost loop: its mispredicted exit, the next one's addresses
 PER_COPY = 4.0  # of copying one vector of input
 FROM_L2, FROM_L3 = 24.0, 8.0  # bytes of weights that arrive in a multiply-add's time
+EXPOSED = 0.02  # multiply-adds that a byte from the third-level cache costs although it is fetched ahead
 PER_TASK = 300.0  # of starting a task
 FORK_SECONDS = 6e-6  # starting the threads and waiting for the last
 
 
 @dataclass(frozen=True)
 class ConvTile:
-    """How a convolution is cut. `pixels`: output pixels of the register tile per spatial axis; `vectors`: its blocks of
-    output channels. `group`: output pixels of a task per spatial axis; `chunk`: its blocks of output channels, a
+    """How a convolution is cut. `pixels`: output pixels of the register tile per spatial axis; `vectors`: its blocks
+    of output channels. `group`: output pixels of a task per spatial axis; `chunk`: its blocks of output channels, a
     multiple of `vectors`. `block`: channels in a block. `copy`: a task copies its input into scratch, padded.
     `parallel`: tasks run on the threads.
 
-    Groups divide the output, and pixels the group, except along the last axis where a group of the whole row may end
-    in a narrower tile."""
+    Groups divide the output; a group may end in narrower register tiles."""
 
     pixels: tuple[int, ...]
     vectors: int
@@ -82,15 +82,16 @@ def covered(problem: ConvProblem, out: tuple[int, ...]) -> tuple[int, ...]:
     )
 
 
-def registers(pixels: int, vectors: int) -> int:
-    """Vector registers of a tile: accumulators, the weights of a step, a broadcast pixel. A tile of one vector takes
-    the pixel as the memory operand of the multiply-add."""
-    return pixels * vectors + vectors + (vectors > 1)
+def registers(pixels: int, vectors: int, target: Target) -> int:
+    """Vector registers of a tile: accumulators, the weights of a step, a broadcast pixel. Where instructions broadcast
+    (AVX-512), a tile of one vector takes the pixel as the memory operand of the multiply-add."""
+    folded = vectors == 1 and target.vector_bits >= 512
+    return pixels * vectors + vectors + (not folded)
 
 
-def scratch(problem: ConvProblem, tile: ConvTile, depth: int) -> int:
-    """Bytes of a task's copy of its input."""
-    return 4 * depth * math.prod(covered(problem, tile.group)) if tile.copy else 0
+def copied(problem: ConvProblem, group: tuple[int, ...], depth: int) -> int:
+    """Bytes of the input of a group of pixels."""
+    return 4 * depth * math.prod(covered(problem, group))
 
 
 def choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTile:
@@ -102,11 +103,11 @@ def choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTi
 def _choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTile:
     pixels, vectors = min(
         _register_tiles(problem, target, reduction),
-        key=lambda tile: _row_time(target, reduction, problem.out, *tile) / tile[1],
+        key=lambda tile: _pixels_time(target, reduction, problem.out, *tile) / tile[1],
     )
     candidates = [
         ConvTile(pixels, vectors, group, chunk, target.block, any(problem.pads), parallel)
-        for group in _groups(problem, target, reduction, pixels)
+        for group in _groups(problem, reduction, pixels)
         for chunk in (vectors * d for d in divisors(reduction.blocks // vectors))
         for parallel in ((False, True) if target.threads > 1 else (False,))
     ]
@@ -117,61 +118,66 @@ def _register_tiles(
     problem: ConvProblem, target: Target, reduction: Reduction
 ) -> Iterator[tuple[tuple[int, ...], int]]:
     """Register tiles (pixels, vectors) that need no more registers than the target has."""
-    out = problem.out
     per_block = target.block // target.lanes()
-    rows = [r for r in divisors(out[-2]) if r <= 4] if problem.rank > 1 else [1]
+    rows = range(1, min(4, problem.out[-2]) + 1) if problem.rank > 1 else [1]
+    columns = range(1, min(target.vector_registers, problem.out[-1]) + 1)
     for vectors in divisors(reduction.blocks):
-        for row, column in product(rows, range(1, min(target.vector_registers, out[-1]) + 1)):
-            if registers(row * column, vectors * per_block) <= target.vector_registers:
+        for row, column in product(rows, columns):
+            if registers(row * column, vectors * per_block, target) <= target.vector_registers:
                 yield ((1,) * (problem.rank - 2) + (row, column))[-problem.rank :], vectors
 
 
-def _row_time(
+def _pixels_time(
     target: Target, reduction: Reduction, out: tuple[int, ...], pixels: tuple[int, ...], vectors: int
 ) -> float:
-    """Time of the register tiles that make all columns of an output pixel, per row."""
-    rows = math.prod(pixels[:-1])
-    whole, rest = divmod(out[-1], pixels[-1])
-    time = whole * tile_time(target, reduction, rows * pixels[-1], vectors)
-    return (time + tile_time(target, reduction, rows * rest, vectors) if rest else time) / rows
+    """Time of the register tiles that cover output pixels, with the narrower ones at the ends of the axes."""
+    shapes = [(1, 1)]
+    for extent, pixel in zip(out, pixels, strict=True):
+        whole, rest = divmod(extent, pixel)
+        shapes = [
+            (count * many, size * wide)
+            for count, size in shapes
+            for many, wide in ((whole, pixel), (1, rest))
+            if many and wide
+        ]
+    return sum(count * tile_time(target, reduction, size, vectors) for count, size in shapes)
 
 
 def tile_time(target: Target, reduction: Reduction, pixels: int, vectors: int) -> float:
     """Time of one register tile's whole reduction and epilogue."""
     v = vectors * target.block // target.lanes()
     step = max(pixels * v, BROADCAST * pixels + v, LATENCY) + 0.02 * (pixels + v) + PER_STEP
-    weights = 4 * target.block * vectors * reduction.steps
-    if weights > target.l2 // 2:
-        step = max(step, 4 * target.block * vectors / FROM_L3)
-    elif weights > target.l1 // 2:
-        step = max(step, 4 * target.block * vectors / FROM_L2)
+    loaded = 4 * target.lanes() * v
+    if loaded * reduction.steps > target.l2 // 2:
+        step = max(step, loaded / FROM_L3)
+    elif loaded * reduction.steps > target.l1 // 2:
+        step = max(step, loaded / FROM_L2)
     return reduction.steps * step + reduction.outer * PER_LOOP + PER_TILE * pixels * v
 
 
-def _groups(
-    problem: ConvProblem, target: Target, reduction: Reduction, pixels: tuple[int, ...]
-) -> list[tuple[int, ...]]:
-    """Groups whose input fits the scratch, and half of the second-level cache; at least the smallest there are."""
-    axes = [[q * d for d in divisors(o // q)] for o, q in zip(problem.out[:-1], pixels[:-1], strict=True)]
-    width, column = problem.out[-1], pixels[-1]
-    axes.append([column * d for d in divisors(width // column)] if width % column == 0 else [width])
-    limit = min(SCRATCH, target.l2 // 2)
+def _groups(problem: ConvProblem, reduction: Reduction, pixels: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Groups of pixels for a task, of which a padded copy fits the scratch; at least the smallest there are."""
+    axes = [[g for g in divisors(o) if g >= q] for o, q in zip(problem.out, pixels, strict=True)]
     groups = sorted(product(*axes), key=math.prod, reverse=True)
-    fitting = [g for g in groups if 4 * reduction.depth * math.prod(covered(problem, g)) <= limit]
-    return fitting or groups[-1:]
+    if not any(problem.pads):
+        return groups
+    return [g for g in groups if copied(problem, g, reduction.depth) <= SCRATCH] or groups[-1:]
 
 
 def conv_cost(problem: ConvProblem, target: Target, reduction: Reduction, tile: ConvTile) -> Cost:
     """Time of a tiled convolution: the threads' register tiles and copies, or memory where that is slower."""
-    groups = math.prod(ceil_div(o, g) for o, g in zip(problem.out, tile.group, strict=True))
+    groups = math.prod(o // g for o, g in zip(problem.out, tile.group, strict=True))
     tasks = problem.batch * groups * (problem.groups * reduction.blocks // tile.chunk)
-    rows = math.prod(tile.group[:-1])
-    work = tile.chunk / tile.vectors * rows * _row_time(target, reduction, tile.group, tile.pixels, tile.vectors)
-    streamed = 4.0 * tile.block * tile.chunk * reduction.steps
-    if streamed > target.l2 // 2:  # then each task brings the weights from the third-level cache again
-        work = max(work, streamed / FROM_L3) + 0.02 * streamed
+    passes = tile.chunk // tile.vectors
+    work = passes * _pixels_time(target, reduction, tile.group, tile.pixels, tile.vectors)
+    weights = 4.0 * tile.block * tile.chunk * reduction.steps
+    if weights > target.l2 // 2:  # then each task brings them from the third-level cache again
+        work = max(work, weights / FROM_L3) + EXPOSED * weights
+    pixels = copied(problem, tile.group, reduction.depth)
+    if pixels > target.l2 // 2:  # then each pass over them does
+        work += EXPOSED * pixels * passes
     if tile.copy:
-        work += math.prod(covered(problem, tile.group)) * reduction.depth / target.lanes() * PER_COPY
+        work += pixels / (4 * target.lanes()) * PER_COPY
     unit = target.lanes() * 2 / (target.gflops_per_core * 1e9)
     rounds = ceil_div(tasks, target.threads) if tile.parallel else tasks
     busy = rounds * (work + PER_TASK) * unit + (FORK_SECONDS if tile.parallel else 0.0)
