@@ -11,6 +11,7 @@ import numpy as np
 from cnncc.ir.dims import Dim as GraphDim
 from cnncc.ir.dims import affine
 from cnncc.ir.graph import Graph, Node, Value
+from cnncc.ir.types import Type
 from cnncc.passes.memory import Plan, Size
 from cnncc.runtime.machine import cpu_flags
 from cnncc.runtime.program import Affine, Buffer, Call, Dim, Port, Program
@@ -24,13 +25,13 @@ def assemble(
     plan: Plan,
     symbols: Mapping[Node, str],
     objects: Mapping[str, bytes],
-    workspaces: Mapping[Node, tuple[int, ...]],
+    workspaces: Mapping[Node, tuple[Type, ...]],
     target: Target,
     notes: Mapping[str, Any],
     state: Mapping[Value, Value] | None = None,
     initial: Mapping[str, np.ndarray] | None = None,
 ) -> Program:
-    """`symbols`: the kernel each node calls; `workspaces`: bytes of its extra buffers (placed by the plan).
+    """`symbols`: the kernel each node calls; `workspaces`: types of its extra buffers (placed by the plan).
 
     `state`: inputs that are state, with the outputs that replace them in place; `initial`: their first values.
     """
@@ -41,8 +42,8 @@ def assemble(
         if node in plan.skipped:
             continue
         extra = [
-            table.workspace(f"{symbols[node]}.workspace{k}", nbytes, plan.workspaces[node][k])
-            for k, nbytes in enumerate(workspaces.get(node, ()))
+            table.workspace(f"{symbols[node]}.workspace{k}", type_, plan.workspaces[node][k])
+            for k, type_ in enumerate(workspaces.get(node, ()))
         ]
         ids = [table.of(v) for v in (*node.operands(), *node.outputs)]
         calls.append(Call(symbols[node], (*ids, *extra), node.source or node.outputs[0].name))
@@ -102,8 +103,8 @@ class _Buffers:
             self.buffers.append(made)
         return self.ids[value]
 
-    def workspace(self, name: str, nbytes: int, offset: Size) -> int:
-        self.buffers.append(Buffer(name, "uint8", (nbytes,), "arena", _size(offset)))
+    def workspace(self, name: str, type_: Type, offset: Size) -> int:
+        self.buffers.append(Buffer(name, type_.numpy.name, _dims(type_.shape), "arena", _size(offset)))
         return len(self.buffers) - 1
 
     def _make(self, value: Value) -> Buffer:

@@ -13,6 +13,7 @@ import numpy as np
 
 from cnncc.errors import UnsupportedError
 from cnncc.ir.graph import Graph, Node
+from cnncc.ir.types import Type
 from cnncc.passes.manager import Accuracy
 from cnncc.targets.target import Target
 
@@ -141,8 +142,8 @@ def compile_graph(
 
     symbols: dict[Node, str] = {}
     sources: dict[str, KernelSource] = {}
-    workspaces: dict[Node, tuple[int, ...]] = {}
-    extra: dict[str, tuple[int, ...]] = {}
+    workspaces: dict[Node, tuple[Type, ...]] = {}
+    extra: dict[str, tuple[Type, ...]] = {}
     for node in laid.nodes:
         if node.body is None:
             continue

@@ -14,6 +14,7 @@ from math import prod
 
 from cnncc.ir.dims import Dim, affine, product
 from cnncc.ir.graph import Graph, Node, Value
+from cnncc.ir.types import Type
 
 ALIGN = 64
 
@@ -56,7 +57,7 @@ class Plan:
 
     views: dict[Value, View] = field(default_factory=dict)
     offsets: dict[Value, Size] = field(default_factory=dict)
-    workspaces: dict[Node, list[Size]] = field(default_factory=dict)
+    workspaces: dict[Node, dict[int, Size]] = field(default_factory=dict)
     skipped: set[Node] = field(default_factory=set)
     arena: Size = field(default_factory=lambda: Size(0))
 
@@ -77,8 +78,8 @@ class _Block:
     offset: int = -1
 
 
-def plan_memory(graph: Graph, workspaces: Mapping[Node, Sequence[int]] | None = None) -> Plan:
-    """Place every value. `workspaces`: bytes of each extra buffer of a kernel. Raises GraphError for sizes that are
+def plan_memory(graph: Graph, workspaces: Mapping[Node, Sequence[Type]] | None = None) -> Plan:
+    """Place every value. `workspaces`: types of the extra buffers of kernels. Raises GraphError for sizes that are
     not linear in the symbols."""
     plan = Plan()
     _find_views(graph, plan)
@@ -99,9 +100,10 @@ def plan_memory(graph: Graph, workspaces: Mapping[Node, Sequence[int]] | None = 
         size = Size.of(root.type.nbytes)
         kind, amount = _kind(size)
         placed.setdefault(kind, []).append((root, _Block(amount, begin, last[root])))
-    for node, sizes in (workspaces or {}).items():
-        for k, nbytes in enumerate(sizes):
-            placed.setdefault((), []).append(((node, k), _Block(_up(nbytes), step[node], step[node])))
+    for node, types in (workspaces or {}).items():
+        for k, type_ in enumerate(types):
+            kind, amount = _kind(Size.of(type_.nbytes))
+            placed.setdefault(kind, []).append(((node, k), _Block(amount, step[node], step[node])))
     start = Size(0)
     for kind in sorted(placed):
         total = _place([block for _, block in placed[kind]])
@@ -110,7 +112,7 @@ def plan_memory(graph: Graph, workspaces: Mapping[Node, Sequence[int]] | None = 
             if isinstance(key, Value):
                 plan.offsets[key] = offset
             else:
-                plan.workspaces.setdefault(key[0], []).append(offset)
+                plan.workspaces.setdefault(key[0], {})[key[1]] = offset
         start = start + _sized(kind, total)
     plan.arena = start
     return plan

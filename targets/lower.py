@@ -7,14 +7,16 @@ whatever layout. The anchor is defined by the chosen algorithm, or by its own `c
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cnncc.ir.dims import Dim, normal, symbol
 from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ir.kernel import anchor
 from cnncc.ir.printer import attributes, print_graph
 from cnncc.ir.types import Type
-from cnncc.ops.lowering import Lowering, Operand, element_at
+from cnncc.ops.lowering import TVM_DTYPE, Lowering, Operand, element_at
 from cnncc.ops.registry import lookup
 from cnncc.passes.tiles import tile_record
 from cnncc.runtime.native import import_tvm
@@ -25,10 +27,10 @@ from cnncc.targets.target import Target
 
 @dataclass(frozen=True)
 class Lowered:
-    """A scheduled kernel: its PrimFunc (operands, results, workspaces), bytes of each workspace, the recipe used."""
+    """A scheduled kernel: its PrimFunc (operands, results, workspaces), type of each workspace, the recipe used."""
 
     func: Any
-    workspaces: tuple[int, ...]
+    workspaces: tuple[Type, ...]
     recipe: str
 
 
@@ -57,7 +59,7 @@ def lower_kernel(node: Node, target: Target) -> Lowered:
     func = te.create_prim_func([*evaluator.arguments, *results])
     algorithm = find_algorithm(target, node.attrs.algorithm)
     if algorithm is None:
-        return _schedule_generic(func, target, node.attrs.algorithm)
+        return _schedule_generic(func, target, evaluator.c.symbols)
     problem = describe(node.body)
     schedule = s_tir.Schedule(IRModule({"main": func}))
     algorithm.schedule(schedule, problem, evaluator.tile, target)
@@ -75,13 +77,34 @@ def math_for(target: Target) -> Any:
     return TirMath()
 
 
-def _schedule_generic(func: Any, target: Target, name: str) -> Lowered:
+def _schedule_generic(func: Any, target: Target, symbols: Mapping[str, Any]) -> Lowered:
     if target.kind == "cuda":
         from cnncc.targets.cuda.generic import schedule_generic
     else:
         from cnncc.targets.cpu.generic import schedule_generic
     scheduled, workspaces, recipe = schedule_generic(func, target)
-    return Lowered(scheduled, tuple(workspaces), recipe)
+    types = []
+    for workspace in workspaces:
+        shape, dtype = workspace if isinstance(workspace, tuple) else (workspace.shape, workspace.dtype)
+        types.append(Type(_SHORT[dtype], tuple(_dim(d, symbols) for d in shape)))
+    return Lowered(scheduled, tuple(types), recipe)
+
+
+_SHORT = {long: short for short, long in TVM_DTYPE.items()}
+
+
+def _dim(extent: Any, symbols: Mapping[str, Any]) -> Dim:
+    """A TVM extent, a number or linear in the kernel's symbols, as a dimension of the IR."""
+    from tvm import sym
+
+    if isinstance(extent, int):
+        return extent
+    names = list(symbols)
+    *coefficients, constant = (int(c) for c in sym.detect_linear_equation(extent, [symbols[n] for n in names]))
+    total: Dim = constant
+    for name, coefficient in zip(names, coefficients, strict=True):
+        total = total + symbol(name) * coefficient if coefficient else total
+    return normal(total)
 
 
 def _renamed(body: Graph) -> Graph:
