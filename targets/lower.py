@@ -177,11 +177,9 @@ class _Evaluator:
             return operand
 
         def read(*index: Any) -> Any:
-            from tvm import tirx
-
             value = operand(*index)
             for axis, extent in ragged:
-                value = self.c.guard(index[axis] < self.c.dim(extent), value, tirx.const(0, value.dtype))
+                value = self.c.guard(index[axis] < self.c.dim(extent), value, self.c.const(0, type_.dtype))
             return value
 
         return Operand(type_, read)

@@ -20,6 +20,7 @@ from cnncc.ops.common import check_float, check_rank, check_shape, known
 from cnncc.ops.lowering import Lowering, Operand
 from cnncc.ops.reducers import is_extreme, maximum, smallest
 from cnncc.ops.registry import Arg, Sample, define
+from cnncc.ops.window import last
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Spans:
     @property
     def longest(self) -> int:
         """Elements of the longest window."""
-        return max(self.end(o) - self.start(o) for o in range(self.n))
+        return max(int(self.end(o) - self.start(o)) for o in range(self.n))
 
     @property
     def even(self) -> bool:
@@ -116,7 +117,7 @@ def _average_reference(attrs: AdaptiveAttrs, x: np.ndarray) -> np.ndarray:
     y = np.zeros((*x.shape[:2], *known(attrs.size, "size")), x.dtype)
     axes = tuple(range(2, x.ndim))
     for o, where in _windows(_spans(x.shape[2:], attrs.size)):
-        y[(..., *o)] = x[(..., *where)].mean(axes)
+        y[last(o)] = x[last(where)].mean(axes)
     return y
 
 
@@ -156,8 +157,8 @@ def _average_dx_reference(attrs: AdaptiveAttrs, dy: np.ndarray) -> np.ndarray:
     size = known(attrs.size, "size")
     dx = np.zeros((*dy.shape[:2], *size), dy.dtype)
     for o, where in _windows(_spans(size, dy.shape[2:])):
-        part = dx[(..., *where)]
-        part += dy[(..., *o)].reshape(*dy.shape[:2], *(1,) * len(size)) / np.prod(part.shape[2:]).astype(dy.dtype)
+        part = dx[last(where)]
+        part += dy[last(o)].reshape(*dy.shape[:2], *(1,) * len(size)) / np.prod(part.shape[2:]).astype(dy.dtype)
     return dx
 
 
@@ -196,7 +197,7 @@ adaptive_average_pool_dx = define(
 def _max_reference(attrs: AdaptiveAttrs, x: np.ndarray) -> np.ndarray:
     y = np.zeros((*x.shape[:2], *known(attrs.size, "size")), x.dtype)
     for o, where in _windows(_spans(x.shape[2:], attrs.size)):
-        y[(..., *o)] = x[(..., *where)].max(tuple(range(2, x.ndim)))
+        y[last(o)] = x[last(where)].max(tuple(range(2, x.ndim)))
     return y
 
 
@@ -244,10 +245,10 @@ def _max_dx_infer(attrs: AdaptiveMaxDxAttrs, x: Type, dy: Type) -> Type:
 def _max_dx_reference(attrs: AdaptiveMaxDxAttrs, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
     dx = np.zeros_like(x)
     for o, where in _windows(_spans(x.shape[2:], dy.shape[2:])):
-        part = x[(..., *where)]
+        part = x[last(where)]
         place = np.unravel_index(part.reshape(*x.shape[:2], -1).argmax(-1), part.shape[2:])
         n, ch = np.indices(x.shape[:2])
-        np.add.at(dx, (n, ch, *(p + w.start for p, w in zip(place, where, strict=True))), dy[(..., *o)])
+        np.add.at(dx, (n, ch, *(p + w.start for p, w in zip(place, where, strict=True))), dy[last(o)])
     return dx
 
 

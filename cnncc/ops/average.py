@@ -29,7 +29,7 @@ from cnncc.ops.pool import (
     sources,
 )
 from cnncc.ops.registry import Arg, Sample, define
-from cnncc.ops.window import Geometry, padded, taps
+from cnncc.ops.window import Geometry, last, padded, taps
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ def _average_infer(attrs: PoolAttrs, x: Type) -> Type:
 
 def _average_reference(attrs: AveragePoolAttrs, x: np.ndarray) -> np.ndarray:
     g = pool_geometry(attrs, x.ndim - 2)
-    out = [int(o) for o in g.out(x.shape[2:], attrs.ceil)]  # type: ignore[call-overload]
+    out = [int(o) for o in g.out(x.shape[2:], attrs.ceil)]
     xp = padded(x, g, 0, beyond(g, x.shape[2:], out))
     y = np.zeros((*x.shape[:2], *out), x.dtype)
     for _, where in taps(g, out):
-        y += xp[(..., *where)]
-    return y / _counts(attrs, g, x.shape[2:], out).astype(x.dtype)
+        y += xp[last(where)]
+    return np.asarray(y / _counts(attrs, g, x.shape[2:], out).astype(x.dtype))
 
 
 def _average_grad(g: Any) -> Gradients:
@@ -170,15 +170,15 @@ def _average_dx_infer(attrs: AveragePoolDxAttrs, dy: Type) -> Type:
 
 def _average_dx_reference(attrs: AveragePoolDxAttrs, dy: np.ndarray) -> np.ndarray:
     g = pool_geometry(attrs, dy.ndim - 2)
-    size = [int(d) for d in attrs.size]  # type: ignore[call-overload]
+    size = [int(d) for d in attrs.size]
     out = dy.shape[2:]
     share = dy / _counts(attrs, g, size, out).astype(dy.dtype)
     more = beyond(g, size, out)
     whole = [i + b + e + r for i, b, e, r in zip(size, g.begin, g.end, more, strict=True)]
     dx = np.zeros((*dy.shape[:2], *whole), dy.dtype)
     for _, where in taps(g, out):
-        dx[(..., *where)] += share
-    return dx[(..., *(slice(b, b + i) for b, i in zip(g.begin, size, strict=True)))]
+        dx[last(where)] += share
+    return np.asarray(dx[last([slice(b, b + i) for b, i in zip(g.begin, size, strict=True)])])
 
 
 def _average_dx_grad(g: Any) -> Gradients:

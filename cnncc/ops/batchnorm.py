@@ -36,7 +36,7 @@ def _batch_reference(
     attrs: EpsAttrs, x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, var: np.ndarray
 ) -> np.ndarray:
     scale = gamma / np.sqrt(var + np.asarray(attrs.eps, x.dtype))
-    return (x - spread(mean, x.ndim)) * spread(scale, x.ndim) + spread(beta, x.ndim)
+    return np.asarray((x - spread(mean, x.ndim)) * spread(scale, x.ndim) + spread(beta, x.ndim))
 
 
 def _batch_grad(g: Any) -> Gradients:

@@ -40,7 +40,7 @@ def known(dims: Sequence[Dim], what: str) -> tuple[int, ...]:
     """Dimensions as numbers. Raises GraphError where one is symbolic."""
     if not is_static(dims):
         raise GraphError(f"{what} must be known, got {shape_text(dims)}; fix the shapes (shapes=...)")
-    return tuple(int(d) for d in dims)  # type: ignore[call-overload]
+    return tuple(int(d) for d in dims)
 
 
 def resolve_axis(axis: int, rank: int) -> int:

@@ -20,7 +20,7 @@ from cnncc.ir.graph import Value
 from cnncc.ir.types import Type
 from cnncc.ops.lowering import Lowering, Operand
 from cnncc.ops.registry import Arg, Sample, define
-from cnncc.ops.window import Geometry, Window, canonical, geometry, padded, taps
+from cnncc.ops.window import Geometry, Window, canonical, geometry, last, padded, taps
 
 Gradients = Sequence["Value | None"]
 
@@ -85,12 +85,12 @@ def _conv_infer(attrs: ConvAttrs, x: Type, w: Type) -> Type:
 def _conv_reference(attrs: ConvAttrs, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     g = geometry(attrs, w.shape[2:])
     n, m, groups = x.shape[0], w.shape[0], attrs.groups
-    out = [int(o) for o in g.out(x.shape[2:])]  # type: ignore[call-overload]
+    out = [int(o) for o in g.out(x.shape[2:])]
     xp = padded(x, g).reshape(n, groups, -1, *(s + b + e for s, b, e in zip(x.shape[2:], g.begin, g.end, strict=True)))
     wg = w.reshape(groups, m // groups, *w.shape[1:])
     y = np.zeros((n, groups, m // groups, *out), x.dtype)
     for k, where in taps(g, out):
-        y += np.einsum("ngc...,gmc->ngm...", xp[(..., *where)], wg[(..., *k)], optimize=True)
+        y += np.einsum("ngc...,gmc->ngm...", xp[last(where)], wg[last(k)], optimize=True)
     return y.reshape(n, m, *out)
 
 
@@ -190,16 +190,16 @@ def _transpose_infer(attrs: ConvTransposeAttrs, x: Type, w: Type) -> Type:
 def _transpose_reference(attrs: ConvTransposeAttrs, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     g = geometry(attrs, w.shape[2:])
     n, groups = x.shape[0], attrs.groups
-    size = [int(d) for d in _transpose_size(attrs, g, x.shape[2:])]  # type: ignore[call-overload]
+    size = [int(d) for d in _transpose_size(attrs, g, x.shape[2:])]
     whole = [max(d + b + e, (i - 1) * s + extent) for d, b, e, i, s, extent in
              zip(size, g.begin, g.end, x.shape[2:], g.strides, g.extent, strict=True)]  # fmt: skip
     y = np.zeros((n, groups, w.shape[1], *whole), x.dtype)
     xg = x.reshape(n, groups, -1, *x.shape[2:])
     wg = w.reshape(groups, -1, *w.shape[1:])
     for k, where in taps(g, x.shape[2:]):
-        y[(..., *where)] += np.einsum("ngm...,gmc->ngc...", xg, wg[(..., *k)], optimize=True)
+        y[last(where)] += np.einsum("ngm...,gmc->ngc...", xg, wg[last(k)], optimize=True)
     inner = tuple(slice(b, b + d) for b, d in zip(g.begin, size, strict=True))
-    return y[(..., *inner)].reshape(n, -1, *size)
+    return np.asarray(y[last(inner)].reshape(n, -1, *size))
 
 
 def _transpose_grad(grad: Any) -> Gradients:
@@ -293,7 +293,7 @@ def _dw_reference(attrs: ConvDwAttrs, x: np.ndarray, dy: np.ndarray) -> np.ndarr
     dw = np.zeros((groups, yg.shape[2], xp.shape[2], *g.kernel), x.dtype)
     axes = "xyz"[: g.rank]
     for k, where in taps(g, dy.shape[2:]):
-        dw[(..., *k)] = np.einsum(f"ngc{axes},ngm{axes}->gmc", xp[(..., *where)], yg, optimize=True)
+        dw[last(k)] = np.einsum(f"ngc{axes},ngm{axes}->gmc", xp[last(where)], yg, optimize=True)
     return dw.reshape(dy.shape[1], -1, *g.kernel)
 
 

@@ -130,7 +130,7 @@ def _gather_dx_infer(attrs: GatherDxAttrs, indices: Type, dy: Type) -> Type:
 
 
 def _gather_dx_reference(attrs: GatherDxAttrs, indices: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    size, axis = int(attrs.size), attrs.axis  # type: ignore[call-overload]
+    size, axis = int(attrs.size), attrs.axis
     moved = dy.reshape(*dy.shape[:axis], indices.size, *dy.shape[axis + indices.ndim :])
     dx = np.zeros((*moved.shape[:axis], size, *moved.shape[axis + 1 :]), dy.dtype)
     np.add.at(np.moveaxis(dx, axis, 0), _places(indices, size).reshape(-1), np.moveaxis(moved, axis, 0))
@@ -235,9 +235,9 @@ def _elements_dx_infer(attrs: GatherDxAttrs, indices: Type, dy: Type) -> Type:
 
 
 def _elements_dx_reference(attrs: GatherDxAttrs, indices: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    size = int(attrs.size)  # type: ignore[call-overload]
+    size = int(attrs.size)
     dx = np.zeros((*dy.shape[: attrs.axis], size, *dy.shape[attrs.axis + 1 :]), dy.dtype)
-    at = list(np.indices(indices.shape))
+    at: list[np.ndarray] = list(np.indices(indices.shape))
     at[attrs.axis] = _places(indices, size)
     np.add.at(dx, tuple(at), dy)
     return dx

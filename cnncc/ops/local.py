@@ -18,7 +18,7 @@ from cnncc.ir.types import Type
 from cnncc.ops.common import Gradients, check_float, check_rank
 from cnncc.ops.lowering import Lowering, Operand
 from cnncc.ops.registry import Arg, Sample, define
-from cnncc.ops.window import Geometry, Window, canonical, geometry, padded, taps
+from cnncc.ops.window import Geometry, Window, canonical, geometry, last, padded, taps
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ def _reference(attrs: Window, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     out, m, _, kernel = _parts(Type.of(w))
     g = geometry(attrs, kernel)
     o = _LETTERS[: g.rank]
-    y = np.zeros((x.shape[0], m, *out), x.dtype)  # type: ignore[arg-type]
+    y = np.zeros((x.shape[0], m, *out), x.dtype)
     xp = padded(x, g)
-    for k, where in taps(g, out):  # type: ignore[arg-type]
-        y += np.einsum(f"nc{o},{o}mc->nm{o}", xp[(..., *where)], w[(..., *k)], optimize=True)
+    for k, where in taps(g, out):
+        y += np.einsum(f"nc{o},{o}mc->nm{o}", xp[last(where)], w[last(k)], optimize=True)
     return y
 
 
@@ -163,12 +163,12 @@ def _dx_reference(attrs: LocalDxAttrs, w: np.ndarray, dy: np.ndarray) -> np.ndar
     out, _, channels, kernel = _parts(Type.of(w))
     g = geometry(attrs, kernel)
     o = _LETTERS[: g.rank]
-    size = [int(d) for d in attrs.size]  # type: ignore[call-overload]
+    size = [int(d) for d in attrs.size]
     whole = [d + b + e for d, b, e in zip(size, g.begin, g.end, strict=True)]
-    dx = np.zeros((dy.shape[0], channels, *whole), dy.dtype)  # type: ignore[arg-type]
-    for k, where in taps(g, out):  # type: ignore[arg-type]
-        dx[(..., *where)] += np.einsum(f"{o}mc,nm{o}->nc{o}", w[(..., *k)], dy, optimize=True)
-    return dx[(..., *(slice(b, b + d) for b, d in zip(g.begin, size, strict=True)))]
+    dx = np.zeros((dy.shape[0], channels, *whole), dy.dtype)
+    for k, where in taps(g, out):
+        dx[last(where)] += np.einsum(f"{o}mc,nm{o}->nc{o}", w[last(k)], dy, optimize=True)
+    return np.asarray(dx[last([slice(b, b + d) for b, d in zip(g.begin, size, strict=True)])])
 
 
 def _dx_grad(g: Any) -> Gradients:
@@ -237,7 +237,7 @@ def _dw_reference(attrs: LocalDwAttrs, x: np.ndarray, dy: np.ndarray) -> np.ndar
     dw = np.zeros((*dy.shape[2:], dy.shape[1], x.shape[1], *g.kernel), x.dtype)
     xp = padded(x, g)
     for k, where in taps(g, dy.shape[2:]):
-        dw[(..., *k)] = np.einsum(f"nc{o},nm{o}->{o}mc", xp[(..., *where)], dy, optimize=True)
+        dw[last(k)] = np.einsum(f"nc{o},nm{o}->{o}mc", xp[last(where)], dy, optimize=True)
     return dw
 
 

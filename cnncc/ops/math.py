@@ -116,7 +116,7 @@ class NumpyMath:
     def sigmoid(x: np.ndarray) -> np.ndarray:
         """1 / (1 + exp(-x)), without overflow."""
         e = np.exp(-np.abs(x))
-        return np.where(x >= 0, 1 / (1 + e), e / (1 + e)).astype(np.asarray(x).dtype)
+        return np.asarray(np.where(x >= 0, 1 / (1 + e), e / (1 + e)).astype(np.asarray(x).dtype))
 
     @staticmethod
     def cast(x: np.ndarray, dtype: str) -> np.ndarray:
@@ -131,7 +131,7 @@ class NumpyMath:
             safe = np.where(y == 0, 1, y)
             quotient = np.abs(x) // np.abs(safe)
             return np.where(y == 0, 0, quotient * np.sign(x) * np.sign(safe)).astype(x.dtype)
-        return np.divide(x, y)
+        return np.asarray(np.divide(x, y))
 
     @staticmethod
     def like(value: float, x: np.ndarray) -> np.ndarray:

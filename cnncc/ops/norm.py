@@ -73,7 +73,7 @@ def _layer_infer(attrs: LayerNormAttrs, x: Type, gamma: Type, beta: Type | None)
 
 def _layer_reference(attrs: LayerNormAttrs, x: np.ndarray, gamma: np.ndarray, beta: np.ndarray | None) -> np.ndarray:
     y = normalised(x, _layer_axes(attrs, x.ndim), attrs.eps) * gamma
-    return y if beta is None else y + beta
+    return np.asarray(y if beta is None else y + beta)
 
 
 def _layer_grad(g: Any) -> Gradients:
@@ -125,7 +125,7 @@ def _instance_infer(attrs: EpsAttrs, x: Type, gamma: Type, beta: Type) -> Type:
 
 def _instance_reference(attrs: EpsAttrs, x: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> np.ndarray:
     axes = tuple(range(2, x.ndim))
-    return normalised(x, axes, attrs.eps) * spread(gamma, x.ndim) + spread(beta, x.ndim)
+    return np.asarray(normalised(x, axes, attrs.eps) * spread(gamma, x.ndim) + spread(beta, x.ndim))
 
 
 def _affine_grad(g: Any, n: Value) -> tuple[Value, Value]:
@@ -184,9 +184,9 @@ def _split(attrs: GroupNormAttrs, shape: Sequence[Dim]) -> tuple[Dim, ...]:
 
 
 def _group_reference(attrs: GroupNormAttrs, x: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> np.ndarray:
-    grouped = x.reshape([int(d) for d in _split(attrs, x.shape)])  # type: ignore[call-overload]
+    grouped = x.reshape([int(d) for d in _split(attrs, x.shape)])
     n = normalised(grouped, tuple(range(2, grouped.ndim)), attrs.eps).reshape(x.shape)
-    return n * spread(gamma, x.ndim) + spread(beta, x.ndim)
+    return np.asarray(n * spread(gamma, x.ndim) + spread(beta, x.ndim))
 
 
 def _group_grad(g: Any) -> Gradients:

@@ -18,6 +18,7 @@ from cnncc.ir.dims import Dim, normal
 from cnncc.ir.types import Type
 from cnncc.ops.lowering import Lowering, Operand
 from cnncc.ops.registry import Arg, Sample, define
+from cnncc.ops.window import last
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ def _reference(attrs: InterleaveAttrs, x: np.ndarray) -> np.ndarray:
     at = 3 + rank  # n, groups, phases, channel, then positions
     order = [0, 1, 2 + rank] + [axis for i in range(rank) for axis in (at + i, 2 + i)]
     whole = split.transpose(order).reshape(n, -1, *(d * f for d, f in zip(x.shape[2:], s, strict=True)))
-    size = [int(d) for d in attrs.size]  # type: ignore[call-overload]
+    size = [int(d) for d in attrs.size]
     result = np.zeros((n, whole.shape[1], *size), x.dtype)
     taken = [min(d, w - b) for d, w, b in zip(size, whole.shape[2:], attrs.begin, strict=True)]
     inner = tuple(slice(0, t) for t in taken)
     source = tuple(slice(b, b + t) for b, t in zip(attrs.begin, taken, strict=True))
-    result[(..., *inner)] = whole[(..., *source)]
+    result[last(inner)] = whole[last(source)]
     return result
 
 
@@ -61,7 +62,7 @@ def _element(c: Lowering, attrs: InterleaveAttrs, out: Type, xs: Sequence[Operan
 
     (x,) = xs
     n, channel, *places = index
-    per_group = out.shape[1] // attrs.groups  # type: ignore[operator]
+    per_group = out.shape[1] // attrs.groups
     phase: Any = 0
     positions, inside = [], []
     for o, s, b, d, size in zip(places, attrs.strides, attrs.begin, x.type.shape[2:], attrs.size, strict=True):
@@ -76,7 +77,7 @@ def _element(c: Lowering, attrs: InterleaveAttrs, out: Type, xs: Sequence[Operan
     else:
         source = (channel // per_group * prod(attrs.strides) + phase) * per_group + channel % per_group
     value = x(n, source, *positions)
-    return c.guard(tirx.all(*inside), value, tirx.const(0, value.dtype)) if inside else value
+    return c.guard(tirx.all(*inside), value, c.const(0, out.dtype)) if inside else value
 
 
 interleave = define(

@@ -19,7 +19,7 @@ from cnncc.ops.common import Gradients, check_float, check_rank
 from cnncc.ops.lowering import Lowering, Operand
 from cnncc.ops.reducers import is_extreme, maximum, smallest
 from cnncc.ops.registry import Arg, Sample, define
-from cnncc.ops.window import Geometry, Window, canonical, geometry, padded, taps
+from cnncc.ops.window import Geometry, Window, canonical, geometry, last, padded, taps
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ def guarded(c: Lowering, tests: list[Any], value: Any, otherwise: Any) -> Any:
 
 def _max_reference(attrs: PoolAttrs, x: np.ndarray) -> np.ndarray:
     g = pool_geometry(attrs, x.ndim - 2)
-    out = [int(o) for o in g.out(x.shape[2:], attrs.ceil)]  # type: ignore[call-overload]
+    out = [int(o) for o in g.out(x.shape[2:], attrs.ceil)]
     low = _lowest(x.dtype)
     xp = padded(x, g, low, beyond(g, x.shape[2:], out))
     y = np.full((*x.shape[:2], *out), low, x.dtype)
     for _, where in taps(g, out):
-        y = np.maximum(y, xp[(..., *where)])
+        y = np.maximum(y, xp[last(where)])
     return y
 
 
@@ -148,7 +148,7 @@ max_pool = define(
     compute=_max_compute,
     normalise=canonical_pool,
     samples=(
-        *(Sample((x,), PoolAttrs(**w)) for x, w in SHAPES),  # type: ignore[arg-type]
+        *(Sample((x,), PoolAttrs(**w)) for x, w in SHAPES),
         Sample((Arg((1, 2, 5, 5), "i8", -128, 127),), PoolAttrs(kernel=(2, 2), pads=(1, 1, 1, 1)), smooth=False),
     ),
     doc="The largest element of each window.",
@@ -160,13 +160,13 @@ max_pool = define(
 def _first_taps(attrs: PoolAttrs, x: np.ndarray) -> tuple[Geometry, list[int], np.ndarray, np.ndarray]:
     """Geometry, output sizes, and per window the number of its first largest tap (NaN is largest), and x padded."""
     g = pool_geometry(attrs, x.ndim - 2)
-    out = [int(o) for o in g.out(x.shape[2:], attrs.ceil)]  # type: ignore[call-overload]
+    out = [int(o) for o in g.out(x.shape[2:], attrs.ceil)]
     xp = padded(x, g, _lowest(x.dtype), beyond(g, x.shape[2:], out))
     inside = padded(np.ones_like(x, np.bool_), g, False, beyond(g, x.shape[2:], out))
     best = np.full((*x.shape[:2], *out), _lowest(x.dtype), x.dtype)
     first = np.full(best.shape, -1, np.int64)
     for number, (_, where) in enumerate(taps(g, out)):
-        value, valid = xp[(..., *where)], inside[(..., *where)]
+        value, valid = xp[last(where)], inside[last(where)]
         better = valid & ((first < 0) | (value > best) | (np.isnan(value) & ~np.isnan(best)))
         best, first = np.where(better, value, best), np.where(better, number, first)
     return g, out, first, xp
@@ -239,7 +239,7 @@ max_pool_indices = define(
     no_grad="the result is an index",
     compute=_indices_compute,
     normalise=canonical_pool,
-    samples=tuple(Sample((x,), PoolAttrs(**w)) for x, w in SHAPES),  # type: ignore[arg-type]
+    samples=tuple(Sample((x,), PoolAttrs(**w)) for x, w in SHAPES),
     doc="Row-major index into x of the first largest element of each window.",
 )
 
@@ -259,8 +259,8 @@ def _max_dx_reference(attrs: PoolAttrs, x: np.ndarray, dy: np.ndarray) -> np.nda
     g, out, first, xp = _first_taps(attrs, x)
     dx = np.zeros_like(xp)
     for number, (_, where) in enumerate(taps(g, out)):
-        dx[(..., *where)] += np.where(first == number, dy, 0)
-    return dx[(..., *(slice(b, b + i) for b, i in zip(g.begin, x.shape[2:], strict=True)))]
+        dx[last(where)] += np.where(first == number, dy, 0)
+    return np.asarray(dx[last([slice(b, b + i) for b, i in zip(g.begin, x.shape[2:], strict=True)])])
 
 
 def sources(c: Lowering, g: Geometry, i: Sequence[Any], k: Sequence[Any], out: Sequence[Dim]) -> tuple[Any, Any]:
@@ -311,9 +311,9 @@ def _max_dx_grad(g: Any) -> Gradients:
 def dx_samples(make: Callable[[Arg, dict[str, Any], tuple[int, ...]], Sample]) -> tuple[Sample, ...]:
     samples = []
     for x, w in SHAPES:
-        attrs = PoolAttrs(**w)  # type: ignore[arg-type]
+        attrs = PoolAttrs(**w)
         out = infer_pool(attrs, Type("f32", x.shape)).shape
-        samples.append(make(x, w, tuple(int(o) for o in out)))  # type: ignore[call-overload]
+        samples.append(make(x, w, tuple(int(o) for o in out)))
     return tuple(samples)
 
 

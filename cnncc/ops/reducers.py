@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from cnncc.ir.dtype import is_float
@@ -25,7 +24,7 @@ def largest(dtype: str) -> Any:
     return tirx.const(float("inf"), name) if is_float(dtype) else tirx.max_value(name)
 
 
-def maximum(dtype: str) -> Callable[..., Any]:
+def maximum(dtype: str) -> Any:
     """A reducer like te.max: reducer(value, axis=axes). NaN wins (te.max drops it)."""
     from tvm import te, tirx
 
@@ -36,7 +35,7 @@ def maximum(dtype: str) -> Callable[..., Any]:
     )
 
 
-def minimum(dtype: str) -> Callable[..., Any]:
+def minimum(dtype: str) -> Any:
     """A reducer like te.min; NaN wins."""
     from tvm import te, tirx
 
@@ -47,7 +46,7 @@ def minimum(dtype: str) -> Callable[..., Any]:
     )
 
 
-def product(dtype: str) -> Callable[..., Any]:
+def product(dtype: str) -> Any:
     """A reducer that multiplies."""
     from tvm import te, tirx
 

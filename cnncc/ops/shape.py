@@ -56,7 +56,7 @@ class TileAttrs:
 
 
 def _ints(dims: Sequence[Dim]) -> tuple[int, ...]:
-    return tuple(int(d) for d in dims)  # type: ignore[call-overload]
+    return tuple(int(d) for d in dims)
 
 
 # -- reshape ---------------------------------------------------------------------------------------------------------

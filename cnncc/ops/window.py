@@ -81,7 +81,7 @@ def geometry(attrs: Window, kernel: Sequence[Dim]) -> Geometry:
             raise GraphError(f"{name} must have {count} numbers for {r} spatial axes, got {value}")
         if any(v < (0 if name == "pads" else 1) for v in value):
             raise GraphError(f"{name} must be {'at least 0' if name == 'pads' else 'positive'}, got {value}")
-    return Geometry(tuple(int(k) for k in kernel), strides, pads[:r], pads[r:], dilations)  # type: ignore[call-overload]
+    return Geometry(tuple(int(k) for k in kernel), strides, pads[:r], pads[r:], dilations)
 
 
 def canonical(attrs: T, size: Sequence[Dim], kernel: Sequence[Any]) -> T:
@@ -125,6 +125,11 @@ def _named(
         begin.append(total - small if mode == "same_lower" else small)
         end.append(small if mode == "same_lower" else total - small)
     return (*begin, *end)
+
+
+def last(where: Sequence[Any]) -> Any:
+    """An index into the last axes of an array."""
+    return (..., *where)
 
 
 def padded(x: np.ndarray, g: Geometry, value: Any = 0, extra: Sequence[int] = ()) -> np.ndarray:

@@ -89,7 +89,7 @@ def _geometry(attrs: WinogradAttrs) -> Geometry:
 def _conv_reference(attrs: WinogradAttrs, x: np.ndarray, u: np.ndarray) -> np.ndarray:
     at, bt, _ = (as_array(matrix).astype(x.dtype) for matrix in matrices(attrs.m))
     m, alpha = attrs.m, attrs.m + TAPS - 1
-    h, w = (int(d) for d in _geometry(attrs).out(x.shape[2:]))  # type: ignore[call-overload]
+    h, w = (int(d) for d in _geometry(attrs).out(x.shape[2:]))
     th, tw = -(-h // m), -(-w // m)
     p = attrs.pads
     xp = np.pad(x, [(0, 0), (0, 0), (p[0], th * m + 2 - x.shape[2] - p[0]), (p[1], tw * m + 2 - x.shape[3] - p[1])])
