@@ -91,7 +91,8 @@ def _typed(tensor: Any, dtype: np.dtype, count: int, what: str) -> np.ndarray:
     if dtype.itemsize == 2 and dtype.kind in "fV":  # f16 and bf16 are stored as the bits of integers
         return np.asarray(values, np.int64).astype(np.uint16).view(dtype)
     wide = {"f": np.float64, "u": np.uint64}.get(dtype.kind, np.int64)
-    return np.asarray(values, wide).astype(dtype)
+    with np.errstate(invalid="ignore"):  # numbers outside of the dtype: whatever they become
+        return np.asarray(values, wide).astype(dtype)
 
 
 def sparse_array(file: ModelFile, sparse: Any) -> np.ndarray:

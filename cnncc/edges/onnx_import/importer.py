@@ -14,6 +14,7 @@ from cnncc.edges.onnx_import.context import Call, NeedsInputError, Tensor, broke
 from cnncc.edges.onnx_import.frame import Frame, domain_of
 from cnncc.edges.onnx_import.functions import Functions
 from cnncc.edges.onnx_import.order import node_name, ordered
+from cnncc.edges.onnx_import.schema import check_arity
 from cnncc.edges.onnx_import.table import lookup
 from cnncc.edges.onnx_reader import ModelFile
 from cnncc.edges.onnx_tensors import sparse_array, to_array
@@ -96,10 +97,17 @@ class Importer:
             self._refuse(call, domain, error)
         except GraphError as error:
             self.error = self.error or _named(call, error)
+        except (ArithmeticError, IndexError, KeyError, MemoryError, TypeError, ValueError) as error:
+            # Attributes and shapes that no exporter writes: a damaged or hostile file. The cause stays in the chain.
+            raise ModelFileError(
+                f"{self.file.label}: {call.where}: malformed: {error or type(error).__name__}"
+            ) from error
         self._bind(node, results, frame)
         self.appended |= outer
 
     def _dispatch(self, call: Call, domain: str) -> Any:
+        if domain == "":
+            check_arity(call)
         if domain == "" and call.op_type in host.HOST:
             result = self._on_host(call)
             if result is not None:
@@ -169,7 +177,7 @@ class Importer:
             made = function(call, *arrays)
         except symbolic.UndecidedError:
             return None
-        parts = made if isinstance(made, tuple) else (made,)
+        parts = tuple(map(np.asarray, made if isinstance(made, tuple) else (made,)))
         names = [*call.proto.output, *[""] * len(parts)]
         return tuple(known(name, part, dtype(call)) for name, part in zip(names, parts, strict=False))
 

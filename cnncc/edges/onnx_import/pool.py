@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,7 @@ def lp_pool(n: Call) -> Results:
         n.unsupported("ceil_mode=1")
     if not isinstance(channels, int):
         n.unsupported("a symbolic number of channels; fix the shapes (shapes=...)")
+    n.importer.file.take(8 * channels * math.prod(attributes["kernel"]), n.where)
     ones = n.constant(np.ones((channels, 1, *attributes.pop("kernel"))), x.type.dtype)
     return _root(n, n.op("conv", _power(n, x, p), ones, groups=channels, **attributes), p)
 

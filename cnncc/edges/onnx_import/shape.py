@@ -269,6 +269,7 @@ def trilu(n: Call) -> Results:
     if dims is None or len(dims) != 2:
         n.unsupported(f"shape {x.type.shape}; its last two sizes must be known at import")
     k = int(n.scalar(1, "k")) if n.has(1) else 0
+    n.importer.file.take(dims[0] * dims[1], n.where)
     mask = np.triu(np.ones(dims, bool), k) if n.attr_int("upper", 1) else np.tril(np.ones(dims, bool), k)
     return n.op("where", n.constant(mask), x, n.constant(np.zeros(()), x.type.dtype))
 

@@ -34,15 +34,17 @@ def slice_arguments(n: Call) -> tuple[tuple[Dim, ...], tuple[Dim, ...], tuple[in
 def split_sizes(n: Call) -> tuple[int, tuple[Dim, ...]]:
     """The axis of a Split and the size of each part."""
     shape = n.shape(0)
+    if not shape:
+        n.fail("takes at least rank 1, got a scalar")
     axis = n.axis(n.attr_int("axis"), len(shape))
     size = shape[axis]
     count = n.attr_int("num_outputs", len(n.proto.output))
+    if count != len(n.proto.output):
+        n.fail(f"num_outputs must be the number of outputs {len(n.proto.output)}, got {count}")
     if n.version >= 13 and n.has(1):
         sizes: tuple[Dim, ...] = n.dims(1, "split")
     elif n.attr_ints("split") is not None:
         sizes = n.attr_ints("split") or ()
-    elif count < 1:
-        n.fail(f"num_outputs must be positive, got {count}")
     elif isinstance(size, int):
         each = -(-size // count)
         sizes = (*(each,) * (count - 1), size - each * (count - 1))
