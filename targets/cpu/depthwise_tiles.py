@@ -53,14 +53,14 @@ def cost(p: ConvProblem, target: Target, tile: DepthwiseTile) -> Cost:
     """Time from vector operations (one per tap, and those around it) and from bytes."""
     blocks = -(-p.ic // tile.block)
     vectors = tile.block // tile.lanes * max(1, tile.lanes // target.lanes())
-    taps = math.prod(p.kernel)
     if tile.peel:
-        slots = math.prod(p.out) * (taps * _inefficiency(p, target, tile) + 2)
+        inside = math.prod(_inside(p, axis) for axis in range(p.rank))  # taps in the padding cost nothing here
+        slots = inside * _inefficiency(p, target, tile) + 2 * math.prod(p.out)
         tasks = p.batch * blocks * (p.out[0] if tile.split_rows else 1)
     else:
         parts = math.prod(-(-o // c) for o, c in zip(p.out, tile.chunk, strict=True))
         done = parts * math.prod(tile.chunk)
-        slots = done * (taps * 1.05 + 2) + 3.5 * parts * _copied(p, tile.chunk)
+        slots = done * (math.prod(p.kernel) * 1.05 + 2) + 3.5 * parts * _copied(p, tile.chunk)
         tasks = p.batch * blocks * parts
     balance = -(-tasks // target.threads) * target.threads / tasks
     total = slots * vectors * p.batch * blocks
@@ -103,9 +103,9 @@ def _chunks(p: ConvProblem, pixels: int) -> list[tuple[int, ...]]:
 
 
 def _parts(total: int, unit: int) -> list[int]:
-    """Sizes of equal parts of `total`, in whole units, largest first; the last part may overhang."""
+    """Sizes of up to 32 equal parts of `total`, and a single unit, largest first; the last part may overhang."""
     units = -(-total // unit)
-    return sorted({-(-units // k) * unit for k in range(1, units + 1)}, reverse=True)
+    return sorted({-(-units // k) * unit for k in (*range(1, 33), units)}, reverse=True)
 
 
 def _overhang(p: ConvProblem, axis: int) -> tuple[int, int]:
@@ -114,6 +114,13 @@ def _overhang(p: ConvProblem, axis: int) -> tuple[int, int]:
     begin = min(p.out[axis], -(-p.pads[axis] // p.strides[axis]))
     whole = (p.size[axis] + p.pads[axis] - reach - 1) // p.strides[axis] + 1
     return begin, p.out[axis] - max(begin, min(p.out[axis], whole))
+
+
+@lru_cache(maxsize=256)
+def _inside(p: ConvProblem, axis: int) -> int:
+    """Pairs of an output and a tap along an axis that meet the input and not its padding."""
+    k, s, d, begin, size = (v[axis] for v in (p.kernel, p.strides, p.dilations, p.pads, p.size))
+    return sum(0 <= o * s + tap * d - begin < size for o in range(p.out[axis]) for tap in range(k))
 
 
 def _unrolled(p: ConvProblem, tile: DepthwiseTile) -> int:
@@ -131,7 +138,7 @@ def _inefficiency(p: ConvProblem, target: Target, tile: DepthwiseTile) -> float:
         return loads * (1.0 + 0.1 / tile.pixels)
     if cuts(p, tile)[1][1] <= 1:
         return loads * (1.1 + 0.1 / tile.pixels)
-    return loads * (2.0 if tile.pixels > 1 and held > 12 else 1.3)
+    return loads * (2.0 if held > 12 and (tile.pixels > 1 or held > target.vector_registers) else 1.3)
 
 
 def _copied(p: ConvProblem, chunk: tuple[int, ...]) -> int:
