@@ -15,6 +15,7 @@ from cnncc.targets.cpu.depthwise_tiles import STACK, DepthwiseTile, cuts
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 from tests.targets.cpu_records import AVX2, AVX512, SSE, WIDEST, needs_x86, runs
+from tests.tolerances import tolerance
 
 ONE = replace(WIDEST, threads=1)
 TWO = WIDEST
@@ -82,7 +83,7 @@ def test_rows_are_tasks_where_channels_are_too_few() -> None:
 def test_symbolic_batch(batch: int, pad: bool) -> None:
     problem = ConvProblem.parse("conv nN ic32 h9 w12 oc32 k3x3 s1x1 p1x1 g32")
     trial = build(DEPTHWISE, problem, TWO, _padded(problem) if pad else None)
-    assert trial.error(batch) < 1e-6
+    assert trial.error(batch) < tolerance("conv").atol
 
 
 def test_an_operand_that_is_computed_is_computed_once_per_element() -> None:
@@ -128,7 +129,7 @@ def _padded(problem: ConvProblem) -> DepthwiseTile:
 
 
 def _check(trial: Trial) -> None:
-    assert trial.error() < 1e-6
+    assert trial.error() < tolerance("conv").atol
     assert "Workspace" not in trial.llvm
     assert ("ParallelLaunch" in trial.llvm) == ("num_task" in trial.llvm)
 
