@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import tvm_ffi
 from tvm import DataType, ir, sym, tirx
 
+HINT = 8  # what a symbolic extent counts for in estimates
 _DATA_PARALLEL, _REDUCE = 0, 2
 _realize = tvm_ffi.get_global_func("s_tir.schedule.GetSBlockRealize")
 
@@ -76,6 +78,30 @@ def extent(sch: Any, loop: Any) -> Any:
 def loop_var(sch: Any, loop: Any) -> Any:
     """The variable of a loop."""
     return sch.get(loop).loop_var
+
+
+def reduces(sch: Any, block: Any, loop: Any) -> bool:
+    """Whether a loop drives a reduction axis of the block."""
+    var = loop_var(sch, loop)
+    found: list[Any] = []
+    for axis, value in zip(sch.get(block).iter_vars, _realize(sch, block).iter_values, strict=True):
+        if int(axis.iter_type) == _REDUCE:
+            tvm_ffi.structural_walk(value, (ir.Var, found.append))
+    return any(var.same_as(f) for f in found)
+
+
+def is_contraction(sch: Any, block: Any) -> bool:
+    """Whether a reduction uses its operands' elements several times: products of matrices, convolutions, windows."""
+    accesses = Accesses(sch, block)
+    own = written(sch, block)
+    reads = [a.buffer for a in accesses.accesses if not a.write and not any(a.buffer.same_as(b) for b in own)]
+    largest = max((math.prod(as_number(d) for d in b.shape) for b in reads), default=0)
+    return math.prod(as_number(e) for e in accesses.extents) > 1.5 * largest
+
+
+def as_number(value: Any) -> int:
+    """An extent as a number; what is symbolic counts as HINT."""
+    return int(value) if isinstance(value, int | tirx.IntImm) else HINT
 
 
 class Accesses:

@@ -11,11 +11,10 @@ from typing import Any
 
 from tvm.s_tir.schedule import ScheduleError
 
-from cnncc.targets.cpu.blocks import Accesses, extent, is_output, is_plain, is_reduction, root_blocks
+from cnncc.targets.cpu.blocks import Accesses, as_number, extent, is_output, is_plain, is_reduction, root_blocks
 from cnncc.targets.target import Target
 
 WORTH = 15e-6  # seconds of work on one core from which other threads are woken
-HINT = 8  # what a symbolic extent counts for in such decisions
 _CHUNK = 2048  # elements that a task should at least hold
 _WHOLE = 4  # a row of up to so many registers becomes one vector, whatever its length
 
@@ -42,8 +41,8 @@ def schedule_injective(sch: Any, block: Any, target: Target) -> None:
     """Schedule one injective block at the root."""
     if not is_plain(sch, block) or not sch.get_loops(block):
         return
-    _split_factors(sch, block)
-    _merge(sch, block)
+    split_factors(sch, block)
+    merge_loops(sch, block)
     accesses = Accesses(sch, block)
     seconds = work(accesses)
     partner = _partner(accesses)
@@ -51,7 +50,7 @@ def schedule_injective(sch: Any, block: Any, target: Target) -> None:
     if partner is not None:
         outer, inner = _tile(sch, accesses, partner, target)
     else:
-        _vectorise(sch, accesses, inner, target)
+        vectorise(sch, accesses, inner, target)
         outer = sch.get_loops(block)[: len(outer)] if outer else _chunks(sch, block, accesses, target)
     share(sch, outer, seconds, target)
 
@@ -60,7 +59,7 @@ def work(accesses: Accesses) -> float:
     """Estimated seconds of a block on one core: memory traffic, or operations in vectors."""
     elements = 1.0
     for e in accesses.extents:
-        elements *= e if isinstance(e, int) else HINT
+        elements *= as_number(e)
     traffic = sum(_bytes(accesses, a) for a in accesses.accesses)
     return elements * (traffic / 20e9 + accesses.operations * accesses.itemsize() / 200e9)
 
@@ -79,7 +78,7 @@ def share(sch: Any, loops: list[Any], seconds: float, target: Target) -> None:
     sch.parallel(sch.fuse(*loops) if len(loops) > 1 else loops[0])
 
 
-def _split_factors(sch: Any, block: Any) -> None:
+def split_factors(sch: Any, block: Any) -> None:
     """Split loops whose variable is divided by a constant in an offset (blocked layouts): then offsets are linear."""
     accesses = Accesses(sch, block)
     for k, loop in enumerate(accesses.loops):
@@ -90,11 +89,11 @@ def _split_factors(sch: Any, block: Any) -> None:
                 break
 
 
-def _merge(sch: Any, block: Any) -> None:
-    """Fuse neighbouring loops that all operands walk as one. Symbolic loops stay by themselves."""
+def merge_loops(sch: Any, block: Any, depth: int = 0) -> None:
+    """Fuse neighbouring loops, `depth` and inside it, that all operands walk as one; symbolic ones stay."""
     accesses = Accesses(sch, block)
     groups: list[list[int]] = []
-    for k in range(len(accesses.loops)):
+    for k in range(depth, len(accesses.loops)):
         static = isinstance(accesses.extents[k], int)
         if groups and static and isinstance(accesses.extents[groups[-1][-1]], int) and accesses.mergeable(k - 1, k):
             groups[-1].append(k)
@@ -136,7 +135,7 @@ def _tile(sch: Any, accesses: Accesses, partner: int, target: Target) -> tuple[l
     return [*loops, *heads], tiles[1][-1]
 
 
-def _vectorise(sch: Any, accesses: Accesses, loop: Any, target: Target) -> None:
+def vectorise(sch: Any, accesses: Accesses, loop: Any, target: Target) -> None:
     """Vectors of the innermost loop. What this leaves a plain loop (symbolic or odd lengths, conditions on the
     position) LLVM's vectoriser takes, with masks or a scalar rest."""
     size = accesses.extents[-1]

@@ -6,10 +6,10 @@ from typing import Any
 
 from tvm import IRModule, s_tir
 
-from cnncc.targets.cpu.blocks import is_plain, is_reduction, root_blocks
+from cnncc.targets.cpu.blocks import is_contraction, is_plain, is_reduction, root_blocks
 from cnncc.targets.cpu.elementwise import schedule_elementwise
 from cnncc.targets.cpu.expand import expand_math
-from cnncc.targets.cpu.fallback import schedule_fallback
+from cnncc.targets.cpu.reduce import schedule_reduction
 from cnncc.targets.cpu.workspace import Workspace, hoist_workspaces
 from cnncc.targets.target import Target
 
@@ -17,16 +17,19 @@ from cnncc.targets.target import Target
 def schedule_generic(func: Any, target: Target) -> tuple[Any, list[Workspace], str]:
     """PrimFunc of te.create_prim_func --> scheduled PrimFunc, its workspaces, the recipe used.
 
-    Recipes: "elementwise" (injective stages only), "reduce", "fallback". Workspaces (shape, dtype) are trailing
-    parameters that the caller provides.
+    Recipes: "elementwise" (injective stages only), "reduce" (reductions that use every element once), "fallback" (all
+    else: convolutions and products without an algorithm, windows, extern operations; correct, not fast). Workspaces
+    (shape, dtype) are trailing parameters that the caller provides.
     """
     sch = s_tir.Schedule(IRModule({"main": func}))
     blocks = root_blocks(sch)
-    if all(is_plain(sch, b) and not is_reduction(sch, b) for b in blocks):
+    plain = all(is_plain(sch, b) for b in blocks)
+    reductions = [b for b in blocks if is_reduction(sch, b)]
+    if plain and not reductions:
         recipe = "elementwise"
         schedule_elementwise(sch, target)
     else:
-        recipe = "fallback"
-        schedule_fallback(sch, target)
+        recipe = "fallback" if not plain or any(is_contraction(sch, b) for b in reductions) else "reduce"
+        sch = schedule_reduction(func, target)
     scheduled, workspaces = hoist_workspaces(sch.mod["main"])
     return expand_math(scheduled), workspaces, recipe

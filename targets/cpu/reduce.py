@@ -1,0 +1,351 @@
+"""Reductions and what is computed from them: sums, means, softmax, normalisations, global pooling.
+
+A kernel is a nest for each output: the loops over rows (positions that a reduction tells apart), in them every stage of
+the row, in local buffers. Where a row's elements lie side by side, lanes keep partial results (factor.py) that are then
+combined in a tree; where neighbouring rows lie side by side, lanes are rows.
+"""
+
+from __future__ import annotations
+
+import logging
+from math import prod
+from typing import Any
+
+from tvm import IRModule, s_tir
+from tvm.s_tir.schedule import ScheduleError
+
+from cnncc.targets.cpu import factor
+from cnncc.targets.cpu.blocks import (
+    Accesses,
+    as_number,
+    extent,
+    is_contraction,
+    is_output,
+    is_plain,
+    is_reduction,
+    itemsize_of,
+    reduces,
+    root_blocks,
+    written,
+)
+from cnncc.targets.cpu.elementwise import (
+    WORTH,
+    inline_injective,
+    merge_loops,
+    schedule_injective,
+    split_factors,
+    vectorise,
+    work,
+)
+from cnncc.targets.target import Target
+
+_log = logging.getLogger("cnncc")
+_LOCAL = 64 << 10  # bytes of an intermediate that a row may keep on the stack
+_HEAVY = 12  # operations from which a stage that several others read is kept rather than computed again
+_LIGHT = 2  # operations up to which a contraction may compute an operand's element at every use
+_VECTORS = 4  # registers that an accumulator over neighbouring rows takes at most
+_LONG = 1 << 14  # terms from which a sum is taken in parts, for precision
+
+
+def schedule_reduction(func: Any, target: Target) -> Any:
+    """PrimFunc of te stages --> its Schedule. Blocks that are not of te.compute's form stay as they are."""
+    sch = _schedule(func)
+    inline_injective(sch, keep=lambda block: _worth_keeping(sch, block))
+    func, apart, split = _take_apart(sch, target)
+    sch = _schedule(func)
+    inline_injective(sch, keep=lambda block: _worth_keeping(sch, block))
+    left = [_name(sch, b) for b in root_blocks(sch)]
+    while left:
+        before = sch.copy()
+        blocks = [sch.get_sblock(name) for name in left]
+        try:
+            handled = _nest(sch, blocks, apart, split, target)
+        except ScheduleError as error:
+            _log.debug("%s stays unscheduled: %s", left[-1], error)
+            sch, handled = before, [left[-1]]
+        left = [name for name in left if name not in handled]
+    return sch
+
+
+def _name(sch: Any, block: Any) -> str:
+    return str(sch.get(block).name_hint)
+
+
+def _schedule(func: Any) -> Any:
+    return s_tir.Schedule(IRModule({"main": func}))
+
+
+def _worth_keeping(sch: Any, block: Any) -> bool:
+    """Not to be computed again for every reader: what several stages read, or a contraction reads many times."""
+    consumers = sch.get_consumers(block)
+    operations = Accesses(sch, block).operations
+    if any(is_plain(sch, c) and is_reduction(sch, c) and is_contraction(sch, c) for c in consumers):
+        return operations > _LIGHT
+    return len(consumers) > 1 and operations >= _HEAVY
+
+
+# -- taking reductions apart ------------------------------------------------------------------------------------------
+
+
+def _take_apart(sch: Any, target: Target) -> tuple[Any, list[str], set[str]]:
+    """Lanes and parts for the reductions that gain from them; gives the function, the blocks of parts (each deserves a
+    parallel nest of its own), and the reductions that have lanes."""
+    func = sch.mod["main"]
+    apart: list[str] = []
+    split: set[str] = set()
+    names = [_name(sch, b) for b in root_blocks(sch) if is_plain(sch, b) and is_reduction(sch, b)]
+    for name in names:
+        func, parts = _in_parts(func, name, target)
+        for piece in (name, *parts):
+            changed = _in_lanes(func, piece, target)
+            if changed is not func:
+                split.add(piece)
+            func = changed
+        apart += parts
+    return func, apart, split
+
+
+def _in_parts(func: Any, name: str, target: Target) -> tuple[Any, list[str]]:
+    """A reduction with fewer results than threads, over its outermost axis first in parts, which run in parallel."""
+    sch = _schedule(func)
+    block = sch.get_sblock(name)
+    step = factor.find_step(sch.get(block))
+    accesses = Accesses(sch, block)
+    results = [e for l, e in zip(accesses.loops, accesses.extents, strict=True) if not reduces(sch, block, l)]
+    axes = [e for l, e in zip(accesses.loops, accesses.extents, strict=True) if reduces(sch, block, l)]
+    vectors = prod(as_number(e) for e in results) / target.lanes(accesses.itemsize())
+    if step is None or not axes or target.threads == 1 or vectors >= target.threads or work(accesses) < 2 * WORTH:
+        return func, []
+    position = max(range(len(axes)), key=lambda k: (as_number(axes[k]) >= target.threads, -k))
+    size = axes[position]
+    if not isinstance(size, int):
+        return factor.split_axis(func, name, position, 0), [f"{name}_parts"]
+    parts = next((d for d in range(min(size, 8 * target.threads), 1, -1) if size % d == 0), 1)
+    if parts < target.threads:
+        return func, []
+    return factor.split_axis(func, name, position, parts), [f"{name}_parts"]
+
+
+def _in_lanes(func: Any, name: str, target: Target) -> Any:
+    """A reduction along contiguous elements in lanes, and those in a tree."""
+    sch = _schedule(func)
+    block = sch.get_sblock(name)
+    if factor.find_step(sch.get(block)) is None:
+        return func
+    accesses = Accesses(sch, block)
+    group = [] if _vertical(sch, block, target) else _contiguous(sch, block, accesses)
+    if not group:
+        return func
+    first = sum(not reduces(sch, block, l) for l in accesses.loops)
+    total = prod(accesses.extents[k] for k in group)
+    width = target.lanes(accesses.itemsize())
+    lanes = _lanes(total, width)
+    if lanes == 0:
+        return func
+    func = factor.split_lanes(func, name, [k - first for k in group], lanes)
+    if total % lanes >= width:
+        func = _in_lanes(func, f"{name}_rest", target)
+    while lanes > 4:
+        lanes = width if lanes > width else 4
+        func = factor.split_lanes(func, name, [0], lanes)
+    return func
+
+
+def _lanes(total: int, width: int) -> int:
+    """How many partial results to keep for a row of `total` elements; 0 where the row is short."""
+    if total < width:
+        return 0
+
+    def cycles(lanes: int) -> int:  # additions take four cycles, two vectors are loaded in one
+        return total // lanes * max(4, lanes // width) + total % lanes % width * 4 + lanes // width * 4
+
+    return min((k * width for k in (1, 2, 4) if k * width <= total), key=cycles)
+
+
+def _smooth(accesses: Accesses, position: int) -> bool:
+    """Whether vectors along a loop need contiguous elements and repeated ones only, and no conditions."""
+    if accesses.vars[position] in accesses.free:
+        return False
+    return all(accesses.stride(a, position) in (0, 1) for a in accesses.accesses)
+
+
+def _vertical(sch: Any, block: Any, target: Target) -> bool:
+    """Whether lanes of a reduction can be neighbouring results: their operands lie side by side."""
+    accesses = Accesses(sch, block)
+    results = [k for k, l in enumerate(accesses.loops) if not reduces(sch, block, l) and accesses.extents[k] != 1]
+    if not results or not _smooth(accesses, results[-1]):
+        return False
+    return any(not a.write and accesses.stride(a, results[-1]) == 1 and a.buffer.shape for a in accesses.accesses)
+
+
+def _contiguous(sch: Any, block: Any, accesses: Accesses) -> list[int]:
+    """Positions of the reduction loops that walk the largest operand element by element, outermost first."""
+    reads = [a for a in accesses.accesses if not a.write and not any(a.buffer.same_as(w) for w in written(sch, block))]
+    if not reads:
+        return []
+    main = max(reads, key=lambda a: prod(as_number(d) for d in a.buffer.shape))
+    positions = [k for k, l in enumerate(accesses.loops) if reduces(sch, block, l)]
+    last = next((k for k in positions if accesses.stride(main, k) == 1 and accesses.extents[k] != 1), None)
+    if last is None or not isinstance(accesses.extents[last], int) or not _smooth(accesses, last):
+        return []
+    group = [last]
+    for k in reversed([p for p in positions if p < last]):
+        if not isinstance(accesses.extents[k], int) or not accesses.mergeable(k, group[0]):
+            break
+        group.insert(0, k)
+    return group
+
+
+# -- nests ------------------------------------------------------------------------------------------------------------
+
+
+def _nest(sch: Any, left: list[Any], apart: list[str], split: set[str], target: Target) -> list[str]:
+    """Schedule the last of the blocks that are left, with the stages that only it reads; gives their names."""
+    out = left[-1]
+    if not is_plain(sch, out) or not sch.get_loops(out):
+        return [_name(sch, out)]
+    seconds = work(Accesses(sch, out))
+    producers: list[Any] = []
+    handled = [_name(sch, out)]
+    if is_reduction(sch, out):
+        if len(sch.get(out).writes) > 1:
+            _rows_only(sch, out, seconds, target)
+            return handled
+        producers, out = [out], sch.cache_write(out, 0, "local")
+    for block in reversed(left[:-1]):
+        consumers = {_name(sch, c) for c in sch.get_consumers(block)}
+        own = {_name(sch, b) for b in (out, *producers)}
+        if consumers <= own and is_plain(sch, block) and not is_output(sch, block) and _name(sch, block) not in apart:
+            producers.append(block)
+    if not producers:
+        schedule_injective(sch, out, target)
+        return handled
+    seconds += sum(work(Accesses(sch, p)) for p in producers)
+    reductions = [p for p in producers if is_reduction(sch, p)]
+    horizontal = any(_name(sch, p) in split or not _vertical(sch, p, target) for p in reductions)
+
+    split_factors(sch, out)
+    place, vector = _rows(sch, out, producers, horizontal, target)
+    if place is not None and target.threads > 1 and seconds >= WORTH:
+        sch.parallel(place)
+    fused = [p for p in producers if place is None or _computed_at(sch, p, place)]
+    handled += [_name(sch, p) for p in fused]
+    if place is None:
+        depth = 0
+    else:
+        depth = [sch.get(l).loop_var.same_as(sch.get(place).loop_var) for l in sch.get_loops(out)].index(True) + 1
+    for p in fused:
+        _inside(sch, p, depth, target)
+    merge_loops(sch, out, depth)
+    if vector:
+        sch.vectorize(sch.get_loops(out)[-1])
+    elif len(sch.get_loops(out)) > depth:
+        accesses = Accesses(sch, out)
+        vectorise(sch, accesses, accesses.loops[-1], target)
+    return handled
+
+
+def _rows(sch: Any, out: Any, producers: list[Any], horizontal: bool, target: Target) -> tuple[Any, bool]:
+    """Bring the loops over rows outside; gives the loop at which to compute a row's stages (None: there is one row),
+    and whether the innermost loop runs over neighbouring rows as a vector."""
+    accesses = Accesses(sch, out)
+    reduced = [b for p in producers if is_reduction(sch, p) for b in written(sch, p)]
+    reads = [a for a in accesses.accesses if not a.write and any(a.buffer.same_as(b) for b in reduced)]
+    rows = [k for k in range(len(accesses.loops)) if any(accesses.stride(a, k) != 0 for a in reads)]
+    outer = [accesses.loops[k] for k in rows]
+    inner = [accesses.loops[k] for k in range(len(accesses.loops)) if k not in rows]
+    vector: list[Any] = []
+    if rows and rows[-1] == len(accesses.loops) - 1 and not horizontal:
+        size, width = accesses.extents[-1], target.lanes(accesses.itemsize())
+        chunk = _chunk(size, width) if isinstance(size, int) else 1
+        if chunk > 1:
+            last = outer.pop()
+            if chunk < size:
+                head, last = sch.split(last, [None, chunk])
+                outer.append(head)
+            vector = [last]
+    if len(outer) + len(inner) + len(vector) > 1:
+        sch.reorder(*outer, *inner, *vector)
+    if not outer:
+        return None, bool(vector)
+    return (sch.fuse(*outer) if len(outer) > 1 else outer[0]), bool(vector)
+
+
+def _chunk(size: int, width: int) -> int:
+    """Neighbouring rows to take at a time."""
+    if size <= _VECTORS * width:
+        return size
+    for k in range(_VECTORS, 0, -1):
+        if size % (k * width) == 0:
+            return k * width
+    best = max(d for d in range(1, _VECTORS * width + 1) if size % d == 0)
+    return best if best >= width // 2 else 1
+
+
+def _computed_at(sch: Any, block: Any, place: Any) -> bool:
+    """Compute a stage at a loop, unless that would compute elements again and again."""
+    before = _domain(sch, block)
+    trial = sch.copy()
+    try:
+        trial.compute_at(block, place, preserve_unit_loops=True)
+    except ScheduleError:
+        return False
+    if _domain(trial, block) > 1.25 * before:
+        return False
+    sch.compute_at(block, place, preserve_unit_loops=True)
+    return True
+
+
+def _domain(sch: Any, block: Any) -> float:
+    return float(prod(as_number(extent(sch, l)) for l in sch.get_loops(block)))
+
+
+def _inside(sch: Any, block: Any, depth: int, target: Target) -> None:
+    """Schedule a stage within a row: its buffer, the order of its loops, vectors."""
+    loops = [l for l in sch.get_loops(block)[depth:] if extent(sch, l) != 1]
+    size = prod(extent(sch, l) for l in loops if not reduces(sch, block, l)) if _static(sch, block, loops) else None
+    for k, buffer in enumerate(written(sch, block)):
+        if size is not None and size * itemsize_of(buffer) <= _LOCAL:
+            sch.set_scope(block, k, "local")
+    if not is_reduction(sch, block):
+        merge_loops(sch, block, depth)
+        accesses = Accesses(sch, block)
+        if len(accesses.loops) > depth:
+            vectorise(sch, accesses, accesses.loops[-1], target)
+        return
+    axes = [l for l in sch.get_loops(block)[depth:] if reduces(sch, block, l)]
+    results = [l for l in loops if not reduces(sch, block, l)]
+    lanes = results[-1] if results else None
+    if lanes is not None:
+        sch.reorder(*results[:-1], *axes, lanes)
+    vector = lanes is not None and _vector(sch, block, lanes, target)
+    if len(sch.get(block).writes) > 1 or not axes:
+        return
+    init = sch.decompose_reduction(block, axes[0])
+    if vector:
+        loop = sch.get_loops(init)[-1]
+        if extent(sch, loop) != 1:
+            sch.vectorize(loop)
+
+
+def _static(sch: Any, block: Any, loops: list[Any]) -> bool:
+    return all(isinstance(extent(sch, l), int) for l in loops if not reduces(sch, block, l))
+
+
+def _vector(sch: Any, block: Any, loop: Any, target: Target) -> bool:
+    """Make the lanes of a reduction a vector, where all operands are contiguous or fixed along them."""
+    size = extent(sch, loop)
+    accesses = Accesses(sch, block)
+    position = next(k for k, l in enumerate(accesses.vars) if l.same_as(sch.get(loop).loop_var))
+    width = target.lanes(accesses.itemsize())
+    if not isinstance(size, int) or size > 4 * _VECTORS * width or not _smooth(accesses, position):
+        return False
+    sch.vectorize(loop)
+    return True
+
+
+def _rows_only(sch: Any, block: Any, seconds: float, target: Target) -> None:
+    """A reduction of pairs (arg max): its results in parallel."""
+    rows = [l for l in sch.get_loops(block) if not reduces(sch, block, l)]
+    if rows and target.threads > 1 and seconds >= WORTH:
+        sch.parallel(sch.fuse(*rows) if len(rows) > 1 else rows[0])
