@@ -44,7 +44,9 @@ class ConvProblem:
         """Spatial output sizes."""
         r = self.rank
         return tuple(
-            (self.size[i] + self.pads[i] + self.pads[r + i] - self.dilations[i] * (self.kernel[i] - 1) - 1) // self.strides[i] + 1
+            (self.size[i] + self.pads[i] + self.pads[r + i] - self.dilations[i] * (self.kernel[i] - 1) - 1)
+            // self.strides[i]
+            + 1
             for i in range(r)
         )
 
@@ -142,6 +144,30 @@ class MatmulProblem:
     def __str__(self) -> str:
         batch = f" b{self.batch}" if self.batch != 1 else ""
         return f"matmul{batch} m{self.m} k{self.k} n{self.n}{' nk' if self.transposed else ' kn'}{'' if self.dtype == 'f32' else ' ' + self.dtype}"
+
+    @staticmethod
+    def parse(text: str) -> MatmulProblem:
+        """Inverse of `str`. Raises GraphError where the text is not a matrix product."""
+        words = text.split()
+        known = {"batch": "1", "dtype": "f32", "transposed": ""}
+        names = {"b": "batch", "m": "m", "k": "k", "n": "n"}
+        for word in words[1:]:
+            if word in ("nk", "kn"):
+                known["transposed"] = "yes" if word == "nk" else ""
+            elif word in ("f32", "f64", "f16", "bf16"):
+                known["dtype"] = word
+            elif word[0] in names:
+                known[names[word[0]]] = word[1:]
+            else:
+                raise GraphError(f"unknown word {word!r} in problem {text!r}")
+        try:
+            m = known["m"]
+            return MatmulProblem(
+                int(m) if m.isdigit() else m, int(known["k"]), int(known["n"]), bool(known["transposed"]),
+                int(known["batch"]), known["dtype"],
+            )  # fmt: skip
+        except (KeyError, ValueError) as error:
+            raise GraphError(f"not a matrix product: {text!r} ({error})") from None
 
 
 @dataclass(frozen=True)

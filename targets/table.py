@@ -13,15 +13,17 @@ FALLBACK = "fallback"  # the same, for an op that deserves better
 
 @functools.cache
 def _cpu() -> tuple[Algorithm, ...]:
-    from cnncc.targets.cpu import depthwise, direct, pointwise, pool, winograd
+    from cnncc.targets.cpu import dense, depthwise, direct, first_layer, pointwise, pool, winograd
 
     return (
         winograd.WINOGRAD_F2,
         winograd.WINOGRAD_F4,
         winograd.WINOGRAD_F6,
         depthwise.DEPTHWISE,
+        first_layer.ALGORITHM,
         direct.ALGORITHM,
         pointwise.ALGORITHM,
+        dense.ALGORITHM,
         pool.pool_blocked,
         pool.pool_plain,
     )

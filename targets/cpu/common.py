@@ -119,7 +119,9 @@ def schedule_tile(sch: Any, problem: ConvProblem, tile: ConvTile) -> None:
         pad = sch.get_sblock("pad")
         sch.compute_at(pad, task, preserve_unit_loops=True)
         sch.set_scope(pad, 0, "local")
-        sch.vectorize(sch.get_loops(pad)[-1])
+        copied = sch.get_loops(pad)[-1]
+        if len(sch.get_loops(pad)) > r + 3:  # channel blocks; rows of plain layout are left to LLVM, with their borders
+            sch.vectorize(copied)
     sch.reverse_compute_at(out, tiles[-1], preserve_unit_loops=True)
     sch.set_scope(acc, 0, "local")
     if tile.parallel:

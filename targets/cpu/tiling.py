@@ -94,15 +94,16 @@ def copied(problem: ConvProblem, group: tuple[int, ...], depth: int) -> int:
     return 4 * depth * math.prod(covered(problem, group))
 
 
-def choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTile:
-    """The tile with the least modelled time: the register tile first, then what a task does. Ties go to the first."""
-    return _choose(problem, target, reduction)
+def choose(problem: ConvProblem, target: Target, reduction: Reduction, accumulators: int = 32) -> ConvTile:
+    """The tile with the least modelled time: the register tile first (of at most so many accumulators), then what a
+    task does. Ties go to the first."""
+    return _choose(problem, target, reduction, accumulators)
 
 
 @lru_cache(maxsize=4096)
-def _choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTile:
+def _choose(problem: ConvProblem, target: Target, reduction: Reduction, accumulators: int) -> ConvTile:
     pixels, vectors = min(
-        _register_tiles(problem, target, reduction),
+        _register_tiles(problem, target, reduction, accumulators),
         key=lambda tile: _pixels_time(target, reduction, problem.out, *tile) / tile[1],
     )
     candidates = [
@@ -115,7 +116,7 @@ def _choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvT
 
 
 def _register_tiles(
-    problem: ConvProblem, target: Target, reduction: Reduction
+    problem: ConvProblem, target: Target, reduction: Reduction, accumulators: int
 ) -> Iterator[tuple[tuple[int, ...], int]]:
     """Register tiles (pixels, vectors) that need no more registers than the target has."""
     per_block = target.block // target.lanes()
@@ -123,7 +124,8 @@ def _register_tiles(
     columns = range(1, min(target.vector_registers, problem.out[-1]) + 1)
     for vectors in divisors(reduction.blocks):
         for row, column in product(rows, columns):
-            if registers(row * column, vectors * per_block, target) <= target.vector_registers:
+            size = row * column, vectors * per_block
+            if registers(*size, target) <= target.vector_registers and math.prod(size) <= accumulators:
                 yield ((1,) * (problem.rank - 2) + (row, column))[-problem.rank :], vectors
 
 
