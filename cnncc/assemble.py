@@ -72,7 +72,7 @@ def assemble(
 
 
 def required_features(target: Target) -> tuple[str, ...]:
-    """CPU flags that the code may use: those of the vector width; for this machine's own code all of its vector flags."""
+    """CPU flags that the code may use: those of the vector width; for this machine all of its vector flags."""
     if target.kind != "cpu" or (target.triple and not target.triple.startswith("x86_64")):
         return ()
     if target.name == "native":

@@ -122,6 +122,7 @@ def compile_graph(
     """
     from cnncc.assemble import assemble
     from cnncc.kernels.build import KernelSource, build_all
+    from cnncc.kernels.workspaces import find_workspaces
     from cnncc.passes import INFERENCE, TRAINING
     from cnncc.passes.manager import Context, run_passes
     from cnncc.passes.memory import plan_memory
@@ -149,15 +150,14 @@ def compile_graph(
             continue
         key = kernel_key(node)
         symbols[node] = symbol = kernel_symbol(node, key)
-        sources.setdefault(symbol, KernelSource(key, lambda n=node: lower_kernel(n, target).func))  # type: ignore[misc]
-        if _may_need_workspace(node):
-            if symbol not in extra:
-                extra[symbol] = lower_kernel(node, target).workspaces
-            workspaces[node] = extra[symbol]
+        if symbol not in sources:
+            sources[symbol] = KernelSource(key, lambda n=node: lower_kernel(n, target).func)  # type: ignore[misc]
+            extra[symbol] = find_workspaces(node, sources[symbol], symbol, target)
+        workspaces[node] = extra[symbol]
     plan = plan_memory(laid, workspaces)
     start = progress.stage("plan-memory", start)
     used = {symbols[n] for n in laid.nodes if n not in plan.skipped}
-    notes = {"name": graph.name, "accuracy": accuracy, "calls": describe_calls(laid, plan, symbols, target)}
+    notes: dict[str, Any] = {"name": graph.name, "accuracy": accuracy, "calls": describe_calls(laid, plan, symbols, target)}
     wanted = {s: sources[s] for s in sources if s in used}
     if target.kind == "cuda":
         from cnncc.targets.cuda.objects import NOTE, build_objects
@@ -170,12 +170,3 @@ def compile_graph(
     executable = Executable(program)
     progress.stage("load", start)
     return executable
-
-
-def _may_need_workspace(node: Node) -> bool:
-    """Kernels of several stages outside the algorithms: only scheduling tells what they keep between stages."""
-    from cnncc.ir.kernel import anchor
-    from cnncc.targets.table import FALLBACK, GENERIC
-
-    assert node.body is not None
-    return node.attrs.algorithm in (GENERIC, FALLBACK) and anchor(node.body) is not None

@@ -15,7 +15,7 @@ def cross_entropy(b: Builder, logits: Value, labels: Value) -> Value:
     """Mean over the batch of -log softmax(logits)[label]; logits [N, C], labels [N] of integers."""
     if logits.type.rank != 2 or labels.type.rank != 1:
         raise GraphError(f"cross_entropy takes logits [N, C] and labels [N], got {logits.type} and {labels.type}")
-    classes = np.arange(int(logits.type.shape[1]), dtype=labels.type.numpy)[None]  # type: ignore[call-overload]
+    classes = np.arange(int(logits.type.shape[1]), dtype=labels.type.numpy)[None]
     column = b.reshape(labels, shape=(labels.type.shape[0], 1))
     picked = b.where(b.equal(column, classes), b.log_softmax(logits, axis=1), b.zeros_like(logits))
     return b.neg(b.reduce_mean(b.reduce_sum(picked, axes=(1,), keepdims=False), keepdims=False))  # type: ignore[no-any-return]

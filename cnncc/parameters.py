@@ -68,4 +68,4 @@ def _is_parameter(value: Value) -> bool:
 
 def _size(shape: Any) -> int:
     total = product(shape)
-    return total if isinstance(total, int) else int(substitute(total, {s.name: 1 for s in total.free_symbols}))  # type: ignore[call-overload]
+    return total if isinstance(total, int) else int(substitute(total, {s.name: 1 for s in total.free_symbols}))

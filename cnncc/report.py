@@ -106,4 +106,4 @@ def _anchor_flops(node: Node) -> float:
 
 
 def _number(dim: Any) -> int:
-    return dim if isinstance(dim, int) else int(substitute(dim, {s.name: HINT for s in dim.free_symbols}))  # type: ignore[call-overload]
+    return dim if isinstance(dim, int) else int(substitute(dim, {s.name: HINT for s in dim.free_symbols}))

@@ -59,7 +59,7 @@ def size(type_: Type) -> int:
 def _number(dim: object) -> int:
     if isinstance(dim, int):
         return dim
-    return int(substitute(dim, {s.name: HINT for s in dim.free_symbols}))  # type: ignore[attr-defined, call-overload]
+    return int(substitute(dim, {s.name: HINT for s in dim.free_symbols}))  # type: ignore[attr-defined]
 
 
 def _algorithms(node: Node, body: Graph, target: Target, context: Context) -> Iterable[Alternative]:
@@ -74,7 +74,7 @@ def _algorithms(node: Node, body: Graph, target: Target, context: Context) -> It
         if reason is None and not algorithm.exact and context.accuracy == "strict":
             reason = "accuracy='strict' asks for the sums of the definition"
         if reason is None and algorithm.weight_op and not root.inputs[1].is_constant and root.inputs[1] in body.inputs:  # type: ignore[union-attr]
-            operand = node.inputs[body.inputs.index(root.inputs[1])]  # type: ignore[arg-type]
+            operand = node.inputs[body.inputs.index(root.inputs[1])]
             if operand is None or not operand.is_constant:
                 reason = "the weights are not known at compile time, and preparing them each time costs more"
         if reason is not None:

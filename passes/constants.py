@@ -17,7 +17,7 @@ def fold_constants(graph: Graph, context: Context) -> None:
             continue
         if any(v.type.layout for v in (*operands, *node.outputs)):
             continue
-        size = sum(int(v.type.elements) for v in node.outputs)  # type: ignore[call-overload]
+        size = sum(int(v.type.elements) for v in node.outputs)
         if size > LIMIT and size > sum(v.data.size for v in operands if v.data is not None):
             context.decline("fold-constants", node.where, f"the result has {size} elements, more than {LIMIT}")
             continue

@@ -42,7 +42,7 @@ def strided(b: Builder, root: Node, x: Value, w: Value) -> Value | Decline:
     if any(missing):
         rows = b.pad(rows, pads=(0,) * (rank + 4) + missing)
     out, inner = rows.type.shape[:2]
-    per_group = out // groups  # type: ignore[operator]
+    per_group = out // groups
     split = [d for q, s in zip(taps, g.strides, strict=True) for d in (q, s)]
     rows = b.reshape(rows, shape=(groups, per_group, inner, *split))
     phases = [4 + 2 * i for i in range(rank)]
@@ -60,9 +60,9 @@ def _swapped(b: Builder, w: Value, groups: int) -> Value:
     m, c, *kernel = w.type.shape
     if groups == 1:
         return b.transpose(w, perm=(1, 0, *range(2, w.type.rank)))  # type: ignore[no-any-return]
-    split = b.reshape(w, shape=(groups, m // groups, c, *kernel))  # type: ignore[operator]
+    split = b.reshape(w, shape=(groups, m // groups, c, *kernel))
     swapped = b.transpose(split, perm=(0, 2, 1, *range(3, w.type.rank + 1)))
-    return b.reshape(swapped, shape=(groups * c, m // groups, *kernel))  # type: ignore[no-any-return, operator]
+    return b.reshape(swapped, shape=(groups * c, m // groups, *kernel))  # type: ignore[no-any-return]
 
 
 RULES: tuple[Rule, ...] = (unit_stride, strided)

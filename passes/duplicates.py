@@ -14,11 +14,11 @@ def merge_duplicates(graph: Graph, context: Context) -> None:
     constants: dict[Any, Value] = {}
     for value in graph.constants:
         assert value.data is not None
-        key = (value.type, digest(value.data))
-        if key in constants:
-            graph.replace(value, constants[key])
+        content = (value.type, digest(value.data))
+        if content in constants:
+            graph.replace(value, constants[content])
         else:
-            constants[key] = value
+            constants[content] = value
     seen: dict[Any, Node] = {}
     for node in graph.nodes:
         if node.body is not None:

@@ -181,7 +181,7 @@ def _write_in_place(node: Node, outputs: set[Value], plan: Plan) -> None:
     offsets, at = [], 0
     for member in members:
         offsets.append(at)
-        at += int(product((*member.type.physical, member.type.numpy.itemsize)))  # type: ignore[call-overload]
+        at += int(product((*member.type.physical, member.type.numpy.itemsize)))
     if any(o % ALIGN for o in offsets) or at != result.type.nbytes:
         return
     placed = [plan.views.get(m) for m in members]

@@ -54,11 +54,9 @@ def rule(pattern: str, *, shared: bool = False) -> Callable[[Callable[..., Value
     def make(function: Callable[..., Value | Decline]) -> Rule:
         tree = ast.parse(pattern, mode="eval").body
         assert isinstance(tree, ast.Call), pattern
-        names = set()
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 lookup(_op_name(node))
-                names -= {_op_name(node)}
         ops = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
         names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in ops}
         parameters = frozenset(inspect.signature(function).parameters)

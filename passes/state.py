@@ -7,6 +7,7 @@ other's old values) or a writer reads other elements than it writes, the new val
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import networkx as nx
 
@@ -35,6 +36,10 @@ def order_updates(graph: Graph, state: Mapping[str, str]) -> dict[Value, Value]:
             order.add_edges_from((reader, writer) for reader in old.users if reader is not writer)
         position_of = {n: i for i, n in enumerate(graph.nodes)}
         try:
+            for old, k in pairs.items():
+                writer = graph.outputs[k].node
+                if writer is not None and old.users.get(writer):
+                    writer.attrs = replace(writer.attrs, in_place=True)
             graph.nodes = list(nx.lexicographical_topological_sort(order, key=position_of.__getitem__))
             return {old: graph.outputs[k] for old, k in pairs.items()}
         except nx.NetworkXUnfeasible:

@@ -7,7 +7,7 @@ from typing import Any
 from cnncc.ir.dims import Dim
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import anchor
-from cnncc.ops.window import geometry
+from cnncc.ops.window import Geometry, geometry
 from cnncc.ops.winograd_matrices import TAPS
 from cnncc.targets.problem import ConvProblem, MatmulProblem, PoolProblem
 
@@ -46,17 +46,11 @@ def _conv(node: Node) -> ConvProblem | None:
     if size is None or not isinstance(x.shape[1], int):
         return None
     if node.op == "winograd_conv":
-        kernel, attrs, oc = (TAPS, TAPS), node.attrs, w.shape[2]
-        strides = dilations = (1, 1)
-        pads, groups = attrs.pads, 1
+        g, groups, oc = Geometry((TAPS, TAPS), (1, 1), node.attrs.pads[:2], node.attrs.pads[2:], (1, 1)), 1, w.shape[2]
     else:
-        g = geometry(node.attrs, w.shape[2:])
-        kernel, strides, pads, dilations, groups, oc = (  # type: ignore[assignment]
-            g.kernel, g.strides, (*g.begin, *g.end), g.dilations, node.attrs.groups, w.shape[0]
-        )  # fmt: skip
-    return ConvProblem(
-        _batch(x.shape[0]), x.shape[1], oc, size, kernel, strides, pads, dilations, groups, x.dtype  # type: ignore[arg-type]
-    )  # fmt: skip
+        g, groups, oc = geometry(node.attrs, w.shape[2:]), node.attrs.groups, w.shape[0]
+    n, pads = _batch(x.shape[0]), (*g.begin, *g.end)
+    return ConvProblem(n, x.shape[1], int(oc), size, g.kernel, g.strides, pads, g.dilations, groups, x.dtype)
 
 
 def _matmul(node: Node) -> MatmulProblem | None:
@@ -65,7 +59,7 @@ def _matmul(node: Node) -> MatmulProblem | None:
     if x.rank != 2 or w.rank != 2 or inner is None or node.attrs.transpose_x:
         return None
     n, k = w.shape if node.attrs.transpose_w else w.shape[::-1]
-    return MatmulProblem(_batch(x.shape[0]), k, n, node.attrs.transpose_w, 1, x.dtype)  # type: ignore[arg-type]
+    return MatmulProblem(_batch(x.shape[0]), k, n, node.attrs.transpose_w, 1, x.dtype)
 
 
 def _pool(node: Node) -> PoolProblem | None:

@@ -57,6 +57,8 @@ def lower_kernel(node: Node, target: Target) -> Lowered:
     evaluator = _Evaluator(node.body, target)
     results = evaluator.results(node)
     func = te.create_prim_func([*evaluator.arguments, *results])
+    if node.attrs.in_place:
+        func = func.with_attr("tirx.noalias", False)
     algorithm = find_algorithm(target, node.attrs.algorithm)
     if algorithm is None:
         return _schedule_generic(func, target, evaluator.c.symbols)
@@ -78,11 +80,16 @@ def math_for(target: Target) -> Any:
 
 
 def _schedule_generic(func: Any, target: Target, symbols: Mapping[str, Any]) -> Lowered:
+    scheduled: Any
+    workspaces: Any
     if target.kind == "cuda":
-        from cnncc.targets.cuda.generic import schedule_generic
+        from cnncc.targets.cuda import generic as cuda
+
+        scheduled, workspaces, recipe = cuda.schedule_generic(func, target)
     else:
-        from cnncc.targets.cpu.generic import schedule_generic
-    scheduled, workspaces, recipe = schedule_generic(func, target)
+        from cnncc.targets.cpu import generic as cpu
+
+        scheduled, workspaces, recipe = cpu.schedule_generic(func, target)
     types = []
     for workspace in workspaces:
         shape, dtype = workspace if isinstance(workspace, tuple) else (workspace.shape, workspace.dtype)
@@ -171,7 +178,7 @@ class _Evaluator:
             (axis, type_.shape[axis])
             for axis, factor in result.layout.blocks
             if type_.rank == result.rank and not type_.layout.factor(axis) > 1 and type_.shape[axis] not in (1,)
-            and not (isinstance(result.shape[axis], int) and result.shape[axis] % factor == 0)  # type: ignore[operator]
+            and not (isinstance(result.shape[axis], int) and result.shape[axis] % factor == 0)
         ]  # fmt: skip
         if not ragged:
             return operand

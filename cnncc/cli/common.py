@@ -35,7 +35,7 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-class ShapeType(click.ParamType):
+class ShapeType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """NAME=1x3x224x224; a name in place of a number is a symbolic dimension."""
 
     name = "name=1x3x224x224"

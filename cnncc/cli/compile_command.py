@@ -33,11 +33,6 @@ def command(
     from cnncc.cli.progress import shown_progress
 
     need_file(model)
-    if target.startswith("cuda"):
-        from cnncc.cli.cuda import compile_for_cuda
-
-        compile_for_cuda(model, target, dict(shapes), output, as_json)
-        return
     with shown_progress(quiet=as_json) as progress:
         exe = cnncc.compile(model, target, threads, dict(shapes) or None, accuracy, progress=progress, dump=dump)
     file = output or model.with_suffix(".cnncc")
@@ -56,6 +51,5 @@ def command(
     out = console()
     if report:
         out.print(str(exe.report()), soft_wrap=True)
-    out.print(
-        f"{file}: {file.stat().st_size / 1e6:.1f} MB, {len(exe.report().rows)} kernels, peak memory {exe.peak_memory} bytes"
-    )
+    megabytes = file.stat().st_size / 1e6
+    out.print(f"{file}: {megabytes:.1f} MB, {len(exe.report().rows)} kernels, peak memory {exe.peak_memory} bytes")

@@ -108,7 +108,8 @@ def broadcast(shapes: Sequence[Sequence[Dim]]) -> Shape:
                 continue
             if extent != 1:
                 raise GraphError(
-                    f"shapes must broadcast (equal or 1 on every axis), got {' and '.join(shape_text(s) for s in shapes)}"
+                    "shapes must broadcast (equal or 1 on every axis), got "
+                    + " and ".join(shape_text(s) for s in shapes)
                 )
             extent = d
         result.append(extent)

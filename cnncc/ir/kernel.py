@@ -18,11 +18,12 @@ class KernelAttrs:
     """algorithm: a name of the target's table, empty while undecided. tile: the algorithm's tile record as pairs.
 
     layouts: tags wanted for the operands, then for the results ("": row-major), until lay-out has put them into the
-    types.
+    types. in_place: the result may lie where an operand lies (order-updates sets it).
     """
 
     algorithm: str = ""
     layouts: tuple[str, ...] = ()
+    in_place: bool = False
     tile: tuple[tuple[str, int | str | bool | tuple[int, ...]], ...] = ()
 
 

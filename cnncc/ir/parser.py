@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -255,8 +255,8 @@ class _Parser:
         except GraphError as error:
             return self.fail(str(error), start)
 
-    def attrs(self, kind: type, keywords: dict[str, Any], start: int) -> Any:
-        fields = {f.name for f in dataclasses.fields(kind)}
+    def attrs(self, kind: Callable[..., Any], keywords: dict[str, Any], start: int) -> Any:
+        fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
         unknown = sorted(set(keywords) - fields)
         if unknown:
             self.fail(f"unknown attribute {', '.join(unknown)}; there are {', '.join(sorted(fields)) or 'none'}", start)

@@ -75,7 +75,7 @@ def build_all(
     built: dict[str, bytes] = {}
     missing: list[str] = []
     for symbol, source in sources.items():
-        found = store.get(_key(source, symbol, target))
+        found = store.get(cache_key(source, symbol, target))
         if found is None:
             missing.append(symbol)
         else:
@@ -88,7 +88,7 @@ def build_all(
 
     def build(symbol: str) -> bytes:
         made = build_kernel(sources[symbol].make(), target, symbol)
-        store.put(_key(sources[symbol], symbol, target), made)
+        store.put(cache_key(sources[symbol], symbol, target), made)
         return made
 
     executor = ThreadPoolExecutor(max_workers=jobs or default_threads(), thread_name_prefix="cnncc-build")
@@ -106,7 +106,7 @@ def build_all(
     return {symbol: built[symbol] for symbol in sources}
 
 
-def _key(source: KernelSource, symbol: str, target: Target) -> str:
+def cache_key(source: KernelSource, symbol: str, target: Target) -> str:
     """All that an object depends on: the target but for its name and the numbers of the cost model."""
     machine = replace(target, name="", gflops_per_core=0.0, gbytes_per_second=0.0)
     here = "" if target.mcpu or target.triple else " ".join(sorted(cpu_flags()))  # LLVM is told to ask the machine

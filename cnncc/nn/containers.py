@@ -15,8 +15,8 @@ class Sequential(Module):
     def __init__(self, *modules: Module | Mapping[str, Module]):
         super().__init__()
         if len(modules) == 1 and isinstance(modules[0], Mapping):
-            for name, module in modules[0].items():
-                self.add_module(name, module)
+            for name, named in modules[0].items():
+                self.add_module(name, named)
             return
         for k, module in enumerate(modules):
             if not isinstance(module, Module):

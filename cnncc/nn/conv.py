@@ -171,7 +171,7 @@ class _LocallyConnected(Module):
         self.padding = spread(padding, r, "padding")
         self.input_size = spread(input_size, r, "input_size")
         window = Window(self.stride, (*self.padding, *self.padding))
-        out = tuple(int(o) for o in geometry(window, self.kernel_size).out(self.input_size))  # type: ignore[call-overload]
+        out = tuple(int(o) for o in geometry(window, self.kernel_size).out(self.input_size))
         fan_in = in_channels * prod(self.kernel_size)
         self.weight = init.weights((*out, out_channels, in_channels, *self.kernel_size), fan_in)
         self.register_parameter("bias", init.uniform((out_channels, *out), fan_in**-0.5) if bias else None)

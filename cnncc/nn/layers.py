@@ -310,7 +310,7 @@ class Upsample(Module):
             size = spread(self.size, rank, "size")
         else:
             factors = self.scale_factor if isinstance(self.scale_factor, (tuple, list)) else [self.scale_factor] * rank
-            size = tuple(int(d * f) for d, f in zip(x.shape[2:], factors, strict=True))  # type: ignore[operator]
+            size = tuple(int(d * f) for d, f in zip(x.shape[2:], factors, strict=True))
         if self.mode == "nearest":
             return x._op("resize", x, size=size, mode="nearest", coordinates="asymmetric", nearest="floor")
         coordinates = "align_corners" if self.align_corners else "half_pixel"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,10 @@ class Parameter:
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.shape}, dtype={self.data.dtype})"
+
+
+def _forward_missing(self: Module, *inputs: Tensor) -> Any:
+    raise GraphError(f"{type(self).__name__} must define forward")
 
 
 class Module:
@@ -93,9 +97,8 @@ class Module:
         """Register a child."""
         self._modules[name] = module
 
-    def forward(self, *inputs: Tensor) -> Any:
-        """What the module does to its inputs."""
-        raise GraphError(f"{type(self).__name__} must define forward")
+    # What the module does to its inputs; an attribute, so that subclasses may choose their parameters.
+    forward: Callable[..., Any] = _forward_missing
 
     def __call__(self, *inputs: Any) -> Any:
         """forward on Tensors; on arrays, the module is traced and run with the interpreter (slow; see compile)."""

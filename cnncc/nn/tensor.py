@@ -188,11 +188,11 @@ class Tensor:
     def chunk(self, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
         """Split into equal parts along an axis."""
         extent = self.shape[dim]
-        step = -(-int(extent) // chunks)  # type: ignore[call-overload]
+        step = -(-int(extent) // chunks)
         axis = dim % self.ndim
         return tuple(
             self[(slice(None),) * axis + (slice(at, at + step),)]
-            for at in range(0, int(extent), step)  # type: ignore[call-overload]
+            for at in range(0, int(extent), step)
         )
 
     def sum(self, axes: int | Sequence[int] = (), keepdim: bool = False) -> Tensor:

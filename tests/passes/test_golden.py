@@ -49,7 +49,7 @@ def test_golden(path: Path, request: pytest.FixtureRequest) -> None:
     assert result == expected
     arrays = feeds(before)
     for name, array in interpret(before, arrays).items():
-        assert_close(interpret(after, arrays)[name], array, "rewrite")
+        assert_close(interpret(after, arrays)[name], array, "conv")
 
 
 def test_every_rewriting_pass_has_a_case() -> None:
