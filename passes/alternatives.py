@@ -17,6 +17,7 @@ from cnncc.targets.table import FALLBACK, GENERIC, algorithms
 from cnncc.targets.target import Target
 
 HINT = 1  # the batch that decisions assume where it is symbolic
+DEFAULT_BOUND = 2e-5  # of the largest result: what accuracy="default" lets an algorithm err
 LAUNCH = 1e-6  # seconds a kernel costs besides its work
 # Of the FMA peak, for products that no algorithm takes; on a GPU never preferred to an algorithm, however small.
 FALLBACK_EFFICIENCY = {"cpu": 0.04, "cuda": 1e-6}
@@ -73,6 +74,8 @@ def _algorithms(node: Node, body: Graph, target: Target, context: Context) -> It
             reason = "it takes no prologue"
         if reason is None and not algorithm.exact and context.accuracy == "strict":
             reason = "accuracy='strict' asks for the sums of the definition"
+        if reason is None and context.accuracy == "default" and algorithm.error_bound("f32") > DEFAULT_BOUND:
+            reason = f"its error bound {algorithm.error_bound('f32'):.1e} is above {DEFAULT_BOUND:.0e}; accuracy='fast' allows it"
         if reason is None and algorithm.weight_op and not root.inputs[1].is_constant and root.inputs[1] in body.inputs:  # type: ignore[union-attr]
             operand = node.inputs[body.inputs.index(root.inputs[1])]
             if operand is None or not operand.is_constant:

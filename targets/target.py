@@ -24,7 +24,7 @@ class Target:
     l3: int = 8 << 20
     shared_memory: int = 0  # CUDA: bytes of shared memory a block may use
     gflops_per_core: float = 50.0  # what a core multiplies and adds at best, for the cost model
-    gbytes_per_second: float = 10.0  # memory bandwidth of the machine, for the cost model
+    gbytes_per_second: float = 20.0  # memory bandwidth of the machine, for the cost model
 
     def lanes(self, itemsize: int = 4) -> int:
         """Elements of a given size in one vector register."""
