@@ -13,7 +13,7 @@ FALLBACK = "fallback"  # the same, for an op that deserves better
 
 @functools.cache
 def _cpu() -> tuple[Algorithm, ...]:
-    from cnncc.targets.cpu import dense, depthwise, direct, first_layer, pointwise, pool, winograd
+    from cnncc.targets.cpu import dense, depthwise, direct, first_layer, grouped, pointwise, pool, winograd
 
     return (
         winograd.WINOGRAD_F2,
@@ -23,6 +23,7 @@ def _cpu() -> tuple[Algorithm, ...]:
         first_layer.ALGORITHM,
         direct.ALGORITHM,
         pointwise.ALGORITHM,
+        grouped.ALGORITHM,
         dense.ALGORITHM,
         pool.pool_blocked,
         pool.pool_plain,

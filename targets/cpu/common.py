@@ -97,7 +97,7 @@ def has_block(sch: Any, name: str) -> bool:
 def schedule_tile(sch: Any, problem: ConvProblem, tile: ConvTile) -> None:
     """The recipe: tasks (batch, groups of pixels, chunks of output channels), in them register tiles, reduction inside.
 
-    Stages: "pad" (where there is one), "acc" with loops batch, output blocks, pixels, lanes, reduction; "out".
+    Stages: "pad" and "spread" (where there are such: input and weights made ready in scratch), "acc" with loops batch, output blocks, pixels, lanes, reduction; "out".
     """
     r = problem.rank
     acc, out = sch.get_sblock("acc"), sch.get_sblock("out")
@@ -122,6 +122,10 @@ def schedule_tile(sch: Any, problem: ConvProblem, tile: ConvTile) -> None:
         copied = sch.get_loops(pad)[-1]
         if len(sch.get_loops(pad)) > r + 3:  # channel blocks; rows of plain layout are left to LLVM, with their borders
             sch.vectorize(copied)
+    if has_block(sch, "spread"):
+        spread = sch.get_sblock("spread")
+        sch.compute_at(spread, oc_tile, preserve_unit_loops=True)
+        sch.set_scope(spread, 0, "local")
     sch.reverse_compute_at(out, tiles[-1], preserve_unit_loops=True)
     sch.set_scope(acc, 0, "local")
     if tile.parallel:

@@ -40,7 +40,7 @@ def layouts(problem: ConvProblem, target: Target) -> Layouts:
 
 def tiles_for(problem: ConvProblem, target: Target) -> ConvTile:
     """The tile with the least modelled time."""
-    return tiling.choose(problem, target, _reduction(problem, target.block), ACCUMULATORS)
+    return tiling.choose(problem, target, _reduction(problem, target.block))
 
 
 def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
@@ -59,6 +59,7 @@ def _reduction(problem: ConvProblem, block: int) -> Reduction:
         outer=math.prod(problem.kernel),
         depth=problem.ic,
         blocks=ceil_div(problem.oc, block),
+        accumulators=ACCUMULATORS,
     )
 
 

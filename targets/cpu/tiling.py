@@ -51,12 +51,15 @@ class ConvTile:
 @dataclass(frozen=True)
 class Reduction:
     """What the tile search knows of the loops inside a register tile: the steps of the innermost loop and how often it
-    is run; the input channels that a pixel holds in memory; the blocks of output channels that share an input."""
+    is run; the input channels that a pixel holds in memory; the blocks of output channels that share an input. At most
+    so many accumulators, and blocks of output channels, make a register tile."""
 
     inner: int
     outer: int
     depth: int
     blocks: int
+    accumulators: int = 32
+    widest: int = 32
 
     @property
     def steps(self) -> int:
@@ -94,16 +97,11 @@ def copied(problem: ConvProblem, group: tuple[int, ...], depth: int) -> int:
     return 4 * depth * math.prod(covered(problem, group))
 
 
-def choose(problem: ConvProblem, target: Target, reduction: Reduction, accumulators: int = 32) -> ConvTile:
-    """The tile with the least modelled time: the register tile first (of at most so many accumulators), then what a
-    task does. Ties go to the first."""
-    return _choose(problem, target, reduction, accumulators)
-
-
 @lru_cache(maxsize=4096)
-def _choose(problem: ConvProblem, target: Target, reduction: Reduction, accumulators: int) -> ConvTile:
+def choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTile:
+    """The tile with the least modelled time: the register tile first, then what a task does. Ties go to the first."""
     pixels, vectors = min(
-        _register_tiles(problem, target, reduction, accumulators),
+        _register_tiles(problem, target, reduction),
         key=lambda tile: _pixels_time(target, reduction, problem.out, *tile) / tile[1],
     )
     candidates = [
@@ -116,16 +114,16 @@ def _choose(problem: ConvProblem, target: Target, reduction: Reduction, accumula
 
 
 def _register_tiles(
-    problem: ConvProblem, target: Target, reduction: Reduction, accumulators: int
+    problem: ConvProblem, target: Target, reduction: Reduction
 ) -> Iterator[tuple[tuple[int, ...], int]]:
     """Register tiles (pixels, vectors) that need no more registers than the target has."""
     per_block = target.block // target.lanes()
     rows = range(1, min(4, problem.out[-2]) + 1) if problem.rank > 1 else [1]
     columns = range(1, min(target.vector_registers, problem.out[-1]) + 1)
-    for vectors in divisors(reduction.blocks):
+    for vectors in [d for d in divisors(reduction.blocks) if d <= reduction.widest]:
         for row, column in product(rows, columns):
             size = row * column, vectors * per_block
-            if registers(*size, target) <= target.vector_registers and math.prod(size) <= accumulators:
+            if registers(*size, target) <= target.vector_registers and math.prod(size) <= reduction.accumulators:
                 yield ((1,) * (problem.rank - 2) + (row, column))[-problem.rank :], vectors
 
 

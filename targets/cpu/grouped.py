@@ -1,0 +1,143 @@
+"""Grouped convolution whose groups are not whole blocks of channels.
+
+A block of output channels may belong to several groups. It sums over the input channels of all of them, with weights
+that are zero where input and output channel are of different groups: they are spread out so in scratch, once per block.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from cnncc.ir.layout import Layout, channels
+from cnncc.targets.algorithm import Algorithm, Cost, Layouts
+from cnncc.targets.cpu import common, direct, tiling
+from cnncc.targets.cpu.tiling import ConvTile, Reduction, ceil_div
+from cnncc.targets.problem import ConvProblem
+from cnncc.targets.target import Target
+
+SPREAD = 256 << 10  # bytes of spread weights that a thread may hold
+
+
+def applies(problem: ConvProblem, target: Target) -> str | None:
+    """Why not, or None: several groups, not all of whole blocks, and what direct asks for."""
+    b = target.block
+    if problem.groups == 1:
+        return "it is for several groups, got 1"
+    if not problem.ic // problem.groups % b and not problem.oc // problem.groups % b:
+        return "groups of whole blocks are the direct convolution's"
+    if problem.ic == problem.groups and problem.oc == problem.groups:
+        return "a group for every channel is the depthwise convolution's"
+    reason = direct.applies(_joined(problem), target)
+    if reason is not None:
+        return reason
+    if _spread(problem, b) > SPREAD:
+        return f"weights of a block, spread over its groups, must fit {SPREAD} bytes, got {_spread(problem, b)}"
+    return None
+
+
+def span(problem: ConvProblem, block: int) -> int:
+    """Input channels of the groups that a block of output channels touches, the most of any block."""
+    width = problem.oc // problem.groups
+    last = problem.groups - 1
+    touched = (min((first + block - 1) // width, last) - first // width + 1 for first in range(0, problem.oc, block))
+    return max(touched) * (problem.ic // problem.groups)
+
+
+def layouts(problem: ConvProblem, target: Target) -> Layouts:
+    """NCHW{b}c, OIHW{b}o, NCHW{b}c."""
+    return Layouts(channels(target.block), Layout(((0, target.block),)), channels(target.block))
+
+
+def tiles_for(problem: ConvProblem, target: Target) -> ConvTile:
+    """The tile with the least modelled time, of as many blocks as can be spread."""
+    return tiling.choose(_joined(problem), target, _reduction(problem, target.block))
+
+
+def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
+    """Time by the tile model, for all that is multiplied, zeros too."""
+    model = tiling.conv_cost(_joined(problem), target, _reduction(problem, tile.block), tile)
+    return replace(model, flops=2.0 * problem.macs)
+
+
+def scratch(problem: ConvProblem, target: Target, tile: ConvTile) -> int:
+    """Bytes of a task's padded input and of the spread weights of a register tile."""
+    return direct.scratch(_joined(problem), target, tile) + tile.vectors * _spread(problem, tile.block)
+
+
+def _joined(problem: ConvProblem) -> ConvProblem:
+    """The convolution of all channels with all."""
+    return replace(problem, groups=1)
+
+
+def _spread(problem: ConvProblem, block: int) -> int:
+    """Bytes of the spread weights of a block."""
+    return 4 * block * span(problem, block) * math.prod(problem.kernel)
+
+
+def _reduction(problem: ConvProblem, block: int) -> Reduction:
+    return Reduction(
+        inner=span(problem, block),
+        outer=math.prod(problem.kernel),
+        depth=ceil_div(problem.ic, block) * block,
+        blocks=ceil_div(problem.oc, block),
+        widest=max(1, SPREAD // _spread(problem, block)),
+    )
+
+
+def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.Finish) -> Any:
+    """Stages "pad" (where the tile copies, or a prologue would be computed for every tap), "spread", "acc", "out"."""
+    from tvm import te, tirx
+
+    r, b = problem.rank, tile.block
+    i64, shape = common.i64, common.shape
+    n = common.batch_of(problem, x)
+    ic, oc = ceil_div(problem.ic, b), ceil_div(problem.oc, b)
+    per_group, width = problem.ic // problem.groups, problem.oc // problem.groups
+    copy = tile.copy or not isinstance(x, te.Tensor)
+    source = common.padded(problem, x, ic, b) if copy else x
+
+    def first(o: Any) -> Any:
+        """The first input channel of the groups that an output block touches."""
+        return o * i64(b) // i64(width) * i64(per_group)
+
+    def weight(o: Any, c: Any, *rest: Any) -> Any:
+        channel = o * i64(b) + rest[r]
+        within = first(o) + c - channel // i64(width) * i64(per_group)
+        same = tirx.all(within >= i64(0), within < i64(per_group), channel < i64(problem.oc))
+        return tirx.if_then_else(same, w(o, within, *rest), tirx.const(0.0, "float32"))
+
+    reach = span(problem, b)
+    spread = te.compute(shape(oc, reach, *problem.kernel, b), weight, name="spread")
+    (c,), taps = common.reduce_axes("c", [reach]), common.reduce_axes("k", problem.kernel)
+
+    def total(n: Any, o: Any, *rest: Any) -> Any:
+        channel = tirx.min(first(o) + c, i64(problem.ic - 1))
+        pixel = source(n, channel // i64(b), *common.window(problem, rest[:r], taps), channel % i64(b))
+        return te.sum(pixel * spread(o, c, *taps, rest[r]), axis=[*taps, c])
+
+    acc = te.compute(shape(n, oc, *problem.out, b), total, name="acc")
+    return te.compute(
+        acc.shape,
+        lambda n, o, *rest: finish(acc(n, o, *rest), (n, o * i64(b) + rest[r], *rest[:r])),
+        name="out",
+    )
+
+
+def schedule(sch: Any, problem: ConvProblem, tile: ConvTile, target: Target) -> None:
+    """Tasks, register tiles, reduction; see `common.schedule_tile`."""
+    common.schedule_tile(sch, problem, tile)
+
+
+ALGORITHM = Algorithm(
+    name="grouped",
+    op="conv",
+    applies=applies,
+    layouts=layouts,
+    tiles_for=tiles_for,
+    cost=cost,
+    define=define,
+    schedule=schedule,
+    scratch=scratch,
+)
