@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
-from cnncc.targets.cuda.machine import FLOAT4
+from cnncc.targets.cuda.machine import FLOAT4, WARP
 
 if TYPE_CHECKING:
     from tvm.s_tir import Schedule
+
+
+_FEW_ROWS = 1 << 15  # threads that a device wants at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +57,39 @@ class Stage:
         return total
 
     @property
-    def contiguous(self) -> bool:
-        """A reduction axis moves the last index of something that is read: neighbours along it are neighbours in
-        memory."""
-        axes = [axis.var for axis in self.node.iter_vars[len(self.node.iter_vars) - len(self.reduced) :]]
-        return any(_mentions(region.region[-1].min, axes) for region in self.node.reads if len(region.region) and axes)
+    def rows(self) -> int:
+        """Results of a reduction, symbolic extents counted once."""
+        from cnncc.targets.cuda.expr import as_int
+
+        count = len(self.node.iter_vars) - len(self.reduced)
+        return prod(as_int(axis.dom.extent) or 1 for axis in self.node.iter_vars[:count])
+
+    @property
+    def run(self) -> int:
+        """Elements reduced that lie side by side in memory, in the operand where most do; 0 if none do."""
+        from cnncc.targets.cuda.expr import as_int
+
+        axes = self.node.iter_vars[len(self.node.iter_vars) - len(self.reduced) :]
+        longest = 0
+        for _, indices in _accesses(self.node.body):
+            length = 1
+            for index in reversed(indices):
+                axis = next((axis for axis in axes if _mentions(index, [axis.var])), None)
+                if axis is None:
+                    break
+                length *= as_int(axis.dom.extent) or WARP
+                longest = max(longest, length)
+                if not index.same_as(axis.var):
+                    break
+        return longest
+
+    @property
+    def shares_rows(self) -> bool:
+        """Better a block a row than a thread a row: the row is contiguous, or the rows alone would not fill a device
+        and neighbours in a row are neighbours in memory."""
+        if self.depth == 1:
+            return False
+        return self.run >= WARP or (self.run > 0 and self.rows < _FEW_ROWS)
 
     @property
     def vectorizable(self) -> bool:

@@ -59,6 +59,10 @@ class DeviceCode:
     resources: tuple[KernelResources, ...]
 
 
+# Unrolling stays with nvcc (#pragma unroll): the source is short and can be read. TVM's pass for common
+# subexpressions emits names that nothing uses.
+LOWERING = {"tirx.disable_cse_tir": True, "tirx.UnrollLoop": {"explicit_unroll": False}}
+
 _CREATE = "ffi.Module.create.cuda"
 _creating = threading.Lock()  # the hook on _CREATE is global to the process
 
@@ -88,10 +92,7 @@ def build(prim_func: Any, target: Target, symbol: str) -> CudaKernel:
     machine = tvm_target(target)
     mod = tvm.IRModule({symbol: prim_func.with_attr("global_symbol", symbol)})
     pipeline, host_passes, device_passes = default_s_tir_pipeline()
-    # Unrolling stays with nvcc (#pragma unroll): the source is short and can be read. TVM's pass for common
-    # subexpressions emits names that nothing uses.
-    config = {"tirx.disable_cse_tir": True, "tirx.UnrollLoop": {"explicit_unroll": False}}
-    with tvm.transform.PassContext(config=config):
+    with tvm.transform.PassContext(config=LOWERING):
         host, devices = split_host_device_mods(pipeline(tvm.tirx.transform.BindTarget(machine)(mod)))
         if len(devices) != 1:
             raise ScheduleError(f"{symbol}: a CUDA schedule binds its loops to threads, got a function that binds none")

@@ -23,7 +23,7 @@ from cnncc.targets.cuda.device import CudaDevice
 from cnncc.targets.cuda.objects import NOTE, device_code
 
 CUDA = 2  # kDLCUDA, device 0
-_TABLES_KEPT = 16
+TABLES_KEPT = 16  # one per size of the symbols, each with its arena, inputs and results on the device
 _ALIGN = 256
 
 
@@ -123,7 +123,7 @@ class CudaEngine:
                 total = -(-total // _ALIGN) * _ALIGN
                 own[index] = total
                 total += int(np.prod(shape_at(buffer.shape, sizes.values))) * np.dtype(buffer.dtype).itemsize
-        if len(self._tables) >= _TABLES_KEPT:
+        if len(self._tables) >= TABLES_KEPT:
             _, oldest = self._tables.popitem(last=False)
             device.free(oldest.block)
         block = device.allocate(total)

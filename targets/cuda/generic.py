@@ -4,9 +4,9 @@ everything else.
 First every stage that maps one element to one is inlined. What is left decides the recipe, tried in this order:
 
 elementwise       one stage: a thread an element, or four as a float4 where memory is contiguous.
-row-per-block     reductions along the contiguous axis, and what reads them: a block a row, partial results combined
+row-per-block     reductions along contiguous axes, and what reads them: a block a row, partial results combined
                   across threads, intermediates in shared memory.
-row-per-thread    reductions along other axes: a thread a row, neighbours on neighbouring rows, so reads stay coalesced.
+row-per-thread    other reductions: a thread a row, neighbours on neighbouring rows.
 stages            anything: each stage a kernel of its own, intermediates in global memory.
 
 A recipe that does not suit declines, or TVM's schedule refuses it; the next one starts from the original function. The
@@ -58,7 +58,8 @@ def schedule_generic(func: Any, target: Target) -> tuple[Any, list[Workspace], s
         stages = inline_injective(sch)
         try:
             recipe(sch, stages)
-            _check_reducers(sch.mod["main"])
+            if name != "elementwise":
+                _check_lowering(sch.mod["main"], target)
         except (_DeclinedError, TvmScheduleError) as reason:
             reasons.append(f"{name}: {str(reason).strip().splitlines()[-1]}")
             continue
@@ -67,20 +68,20 @@ def schedule_generic(func: Any, target: Target) -> tuple[Any, list[Workspace], s
     raise ScheduleError(f"generic CUDA schedule: one recipe must apply, got {'; '.join(reasons)}")
 
 
-def _check_reducers(scheduled: Any) -> None:
-    """Declines where a reduction is shared by threads and TVM cannot combine it: it knows sums, products,
-    minima and maxima (with reducers.py those that keep NaN) and arg max, not every reducer. It says so only when it
-    lowers."""
+def _check_lowering(scheduled: Any, target: Target) -> None:
+    """Declines where TVM cannot lower what it let be scheduled: a reduction shared by threads whose combiner it does
+    not know (it knows sums, products, minima, maxima and arg max, with reducers.py those that keep NaN), a barrier
+    that would stand inside a condition."""
     import tvm
-    from tvm import s_tir
+    from tvm.s_tir.pipeline import default_s_tir_pipeline
 
-    machine = tvm.target.Target({"kind": "cuda", "arch": "sm_90", "thread_warp_size": WARP, "host": {"kind": "llvm"}})
+    from cnncc.targets.cuda.build import LOWERING, tvm_target
+
     mod = tvm.IRModule({"main": scheduled.with_attr("global_symbol", "main")})
     try:
-        s_tir.transform.LowerCrossThreadReduction()(
-            s_tir.transform.CanonicalizeLoop()(tvm.tirx.transform.BindTarget(machine)(mod))
-        )
-    except ValueError as error:
+        with tvm.transform.PassContext(config=LOWERING):
+            default_s_tir_pipeline()[0](tvm.tirx.transform.BindTarget(tvm_target(target))(mod))
+    except (ValueError, tvm.error.InternalError) as error:
         raise _DeclinedError(str(error).strip().splitlines()[-1]) from None
 
 
@@ -95,8 +96,8 @@ def _elementwise(sch: Schedule, stages: list[Stage]) -> None:
 
 def _row_per_block(sch: Schedule, stages: list[Stage]) -> None:
     reductions, result = _rows(stages)
-    if not all(stage.contiguous for stage in reductions):
-        raise _DeclinedError("rows are not contiguous")
+    if not all(stage.shares_rows for stage in reductions):
+        raise _DeclinedError("rows are not contiguous, or many and short")
     threads = _threads_for(reductions)
     if result is None:
         (stage,) = reductions
@@ -140,7 +141,7 @@ def _stages(sch: Schedule, stages: list[Stage], share: bool = True) -> None:
             sch.bind(thread, "threadIdx.x")
         elif stage.injective:
             _bind_elementwise(sch, stage)
-        elif share and stage.contiguous and (stage.depth is None or stage.depth >= _LONG_ROW):
+        elif share and stage.shares_rows and (stage.depth is None or stage.depth >= _LONG_ROW):
             _share_row(sch, stage, _threads_for([stage]))
         else:
             _reduce_in_thread(sch, stage)

@@ -10,25 +10,26 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cnncc.targets.cuda.build import CudaKernel
+from cnncc.targets.cuda.build import CudaKernel, merge_functions
 
 HEADER = Path(__file__).with_name("cuda_device.hpp")
 needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 _CUDA = 2  # DLPack's kDLCUDA
+_ENTRY = 'extern "C" __global__'  # where a generated source begins, after TVM's preamble
 
 
 class Device:
     """A library of kernels that runs on the CPU."""
 
     def __init__(self, kernels: Sequence[CudaKernel], folder: Path):
-        self.module = load(kernels, folder)
+        self.module = load([(kernel.source, kernel.functions) for kernel in kernels], folder)
         self._hosts = {kernel.symbol: kernel.host for kernel in kernels}
         for kernel in kernels:
             kernel.host.import_module(self.module)
@@ -39,12 +40,12 @@ class Device:
         self._hosts[symbol][symbol](*(on_device(array) for array in arrays))
 
 
-def load(kernels: Sequence[CudaKernel], folder: Path) -> Any:
-    """Device source --> a module whose functions launch the kernels on the CPU."""
+def load(parts: Sequence[tuple[str, str]], folder: Path) -> Any:
+    """Device source with its launch metadata, in parts --> a module whose functions launch the kernels on the CPU."""
     import tvm_ffi
 
     code, library = folder / "kernels.cpp", folder / "kernels.so"
-    code.write_text("\n".join([f'#include "{HEADER}"', *(_program(k.source, k.functions) for k in kernels)]))
+    code.write_text("\n".join([f'#include "{HEADER}"', *(_program(*part) for part in parts)]))
     command = ["g++", "-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-o", str(library), str(code)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:2000]
@@ -54,8 +55,11 @@ def load(kernels: Sequence[CudaKernel], folder: Path) -> Any:
 class EmulatedDevice:
     """What `CudaEngine` asks of a device: host memory, and kernels of `load`."""
 
-    def __init__(self, kernels: Sequence[CudaKernel], folder: Path):
-        self._module = load(kernels, folder)
+    def __init__(self, note: Mapping[str, Any], folder: Path):
+        """`note`: what a program's notes hold of its device code."""
+        sources = "\n".join(source[source.index(_ENTRY) :] for source in note["sources"].values())
+        functions = merge_functions(code["functions"] for code in note["code"])
+        self._module = load([(sources, functions)], folder)
         self.blocks: dict[int, np.ndarray] = {}
 
     def module(self, codes: Any) -> list[Any]:
@@ -82,7 +86,7 @@ class EmulatedDevice:
 
 
 def _program(source: str, functions: str) -> str:
-    source = source[source.index('extern "C" __global__') :]
+    source = source[source.index(_ENTRY) :]
     source = re.sub(r"__shared__ alignas\((\d+)\)", r"alignas(\1) __shared__", source)
     parts = [source]
     for name, info in json.loads(functions)["func_info"].items():

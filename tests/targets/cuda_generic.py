@@ -79,6 +79,13 @@ def sum_over(x: Any, axes: tuple[int, ...]) -> Any:
     return te.compute(tuple(d for a, d in enumerate(x.shape) if a not in axes), element, name="sum")
 
 
+def mean_over(x: Any, axes: tuple[int, ...]) -> Any:
+    from tvm import te
+
+    total, count = sum_over(x, axes), float(np.prod([x.shape[a].value for a in axes]))
+    return te.compute(total.shape, lambda *i: total(*i) / _f(count), name="out")
+
+
 def layer_norm(x: Any) -> Any:
     from tvm import te, tirx
 
@@ -184,6 +191,10 @@ GENERIC: dict[str, tuple[str, list[tuple[Any, ...]], Any, Any, str]] = {
         *(lambda x: (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5), "reduction"),
     ),
     "sum rows": ("row-per-block", [(5, 300)], lambda x: sum_over(x, (1,)), lambda x: x.sum(1), "reduction"),
+    "mean of one": (
+        *("row-per-thread", [("n", 5, 1, 1)], lambda x: mean_over(x, (2, 3))),
+        *(lambda x: x.mean((2, 3)), "exact"),
+    ),
     "sum columns": ("row-per-thread", [("n", 300)], lambda x: sum_over(x, (0,)), lambda x: x.sum(0), "reduction"),
     "sum all": ("row-per-block", [(4, 6, 7)], lambda x: sum_over(x, (0, 1, 2)), lambda x: x.sum(), "reduction"),
     "bias gradient": (
