@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from cnncc.edges.onnx_import import load_onnx
+from cnncc.edges.onnx_import import import_model, load_onnx
 from cnncc.edges.onnx_limits import Limits
 from cnncc.edges.onnx_reader import read_model
 from cnncc.edges.onnx_tensors import to_array
@@ -159,10 +159,9 @@ def test_functions_that_double_each_other_stop_at_the_limit():
             body.append(helper.make_node(target[0], [f"v{i}"], [f"v{i + 1}"], domain=target[1]))
         functions.append(helper.make_function("own", f"F{k}", ["v0"], ["v8"], body, opsets))
     m = model([node("F14", ["x"], ["y"], domain="own")], {"x": (2,)}, ["y"], functions=functions, domains={"own": 1})
+    file = read_model(m, Limits(nodes=2000))
     with pytest.raises(ModelFileError, match="may have 2000 nodes"):
-        from cnncc.edges.onnx_import.load import import_model
-
-        import_model(read_model(m, Limits(nodes=2000)))
+        import_model(file)
 
 
 @pytest.mark.parametrize("op", ["Conv", "MaxPool", "Gemm", "Reshape", "Concat", "Softmax", "Resize"])
@@ -214,7 +213,14 @@ def test_constant_of_shape_does_not_take_memory():
     assert time.perf_counter() - start < 5
 
 
-SUPPORTED = "FLOAT DOUBLE FLOAT16 BFLOAT16 BOOL INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64".split()
+SUPPORTED = (
+    "FLOAT",
+    "DOUBLE",
+    "FLOAT16",
+    "BFLOAT16",
+    "BOOL",
+    *(f"{u}INT{b}" for u in ("", "U") for b in (8, 16, 32, 64)),
+)
 
 
 @pytest.mark.parametrize("code", sorted(TensorProto.DataType.values()))

@@ -89,13 +89,21 @@ def _where(n: Call, c: Array, x: Array, y: Array) -> Array:
     return np.where(c, x, y)
 
 
+def _whole(array: Array) -> tuple[int, ...]:
+    """Parameters that must be numbers. Raises UndecidedError where they are symbolic."""
+    elements = array.reshape(-1).tolist()
+    if not all(isinstance(d, (int, float)) for d in elements):
+        raise s.UndecidedError
+    return tuple(int(d) for d in elements)
+
+
 # -- structure ---------------------------------------------------------------------------------------------------------
 
 
 def _axes(n: Call, inputs: tuple[Array, ...]) -> tuple[int, ...] | None:
     """axes as the second input (newer opsets) or as an attribute."""
     if inputs:
-        return tuple(int(a) for a in inputs[0].reshape(-1))
+        return _whole(inputs[0])
     return n.attr_ints("axes")
 
 
@@ -115,6 +123,7 @@ def _squeeze(n: Call, x: Array, *rest: Array) -> Array:
 def _gather(n: Call, x: Array, indices: Array) -> Array:
     axis = n.axis(n.attr_int("axis"), x.ndim)
     size = x.shape[axis]
+    _whole(indices)
     if np.any(indices < -size) or np.any(indices >= size):
         n.fail(f"indices must be from {-size} to {size - 1}, got {indices.tolist()}")
     return np.take(x, indices, axis=axis)
@@ -137,23 +146,24 @@ def _concat(n: Call, *xs: Array) -> Array:
 
 
 def _reshape(n: Call, x: Array, shape: Array) -> Array:
-    target = s.reshape_target(x.shape, [int(d) for d in shape], bool(n.attr_int("allowzero")))
+    target = s.reshape_target(x.shape, _whole(shape), bool(n.attr_int("allowzero")))
     if isinstance(target, str) or np.prod(target, dtype=np.int64) != x.size:
         n.fail(target if isinstance(target, str) else f"the elements must fit, got {x.shape} to {target}")
     return x.reshape(target)
 
 
 def _expand(n: Call, x: Array, shape: Array) -> Array:
-    target = np.broadcast_shapes(x.shape, tuple(int(d) for d in shape))
+    target = np.broadcast_shapes(x.shape, _whole(shape))
     if np.prod(target, dtype=np.int64) > LIMIT:
         raise s.UndecidedError
     return np.broadcast_to(x, target).copy()
 
 
 def _tile(n: Call, x: Array, repeats: Array) -> Array:
-    if x.size * np.prod(repeats, dtype=np.int64) > LIMIT:
+    counts = _whole(repeats)
+    if x.size * np.prod(counts, dtype=np.int64) > LIMIT:
         raise s.UndecidedError
-    return np.tile(x, tuple(int(r) for r in repeats))
+    return np.tile(x, counts)
 
 
 def _transpose(n: Call, x: Array) -> Array:
@@ -164,7 +174,7 @@ def _split(n: Call, x: Array, *rest: Array) -> tuple[Array, ...]:
     from cnncc.edges.onnx_import.slicing import split_sizes
 
     axis, sizes = split_sizes(n)
-    return tuple(np.split(x, np.cumsum([int(d) for d in sizes])[:-1], axis))
+    return tuple(np.split(x, np.cumsum(_whole(np.asarray(sizes)))[:-1], axis))
 
 
 def _reduce(function: Callable[[Any, Any], Any]) -> HostFunction:
@@ -195,6 +205,7 @@ def _nonzero(n: Call, x: Array) -> Array:
 def _scatter_nd(n: Call, x: Array, indices: Array, updates: Array) -> Array:
     if n.attr_str("reduction", "none") != "none":
         raise s.UndecidedError
+    _whole(indices)
     result = s.objects(x).copy() if updates.dtype == object else x.copy()
     for index in np.ndindex(*indices.shape[:-1]):
         result[tuple(int(i) for i in indices[index])] = updates[index]

@@ -106,13 +106,13 @@ class Importer:
         self.appended |= outer
 
     def _dispatch(self, call: Call, domain: str) -> Any:
-        if domain == "":
+        function = lookup(domain, call.op_type)
+        if domain == "" and (function is not None or call.op_type in host.HOST):
             check_arity(call)
         if domain == "" and call.op_type in host.HOST:
             result = self._on_host(call)
             if result is not None:
                 return result
-        function = lookup(domain, call.op_type)
         if function is not None:
             return function(call)
         body = self.functions.find(call, domain)

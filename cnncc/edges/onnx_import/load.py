@@ -23,7 +23,7 @@ from cnncc.ir.verify import verify
 OLDEST_OPSET = 7
 
 
-class UnsupportedOperators(UnsupportedError):  # noqa: N818  # a list of findings; the base says that it is an error
+class UnsupportedOperators(UnsupportedError):
     """A model uses operators that cnncc cannot import; `records` has one entry a node."""
 
     def __init__(self, label: str, records: Sequence[Unsupported]):

@@ -1,0 +1,542 @@
+"""ONNX --> Graph: operators against onnx's own cases, shapes and symbols, what is refused and how."""
+
+from __future__ import annotations
+
+import functools
+import time
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from onnx.backend.test.case.node import collect_testcases
+
+from cnncc.edges.onnx_import import UnsupportedOperators, load_onnx, register
+from cnncc.edges.onnx_import.table import _registered
+from cnncc.errors import CnnccError, GraphError, UnsupportedError
+from cnncc.interpret import interpret
+from cnncc.ir.reshape import bind_shapes
+from cnncc.onnx_backend import needed_inputs
+from tests import zoo
+from tests.edges.onnx_models import INT64, info, model, node
+from tests.tolerances import assert_close
+
+# -- onnx's cases ------------------------------------------------------------------------------------------------------
+
+# Operators without an import function: a case that is refused for another one fails.
+_MISSING = """
+AffineGrid Attention Bernoulli BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor BlackmanWindow
+CausalConvWithState Col2Im ConcatFromSequence ConvInteger CumProd DFT DeformConv Det DynamicQuantizeLinear GRU GatherND
+GridSample HammingWindow HannWindow ImageDecoder LSTM LinearAttention Loop MatMulInteger MaxRoiPool MaxUnpool
+MelWeightMatrix Multinomial NonMaxSuppression NonZero Optional OptionalGetElement OptionalHasElement QLinearConv
+QLinearMatMul RNN RandomNormal RandomNormalLike RandomUniform RandomUniformLike RegexFullMatch ReverseSequence RoiAlign
+RotaryEmbedding STFT Scan Scatter ScatterElements ScatterND SequenceAt SequenceConstruct SequenceEmpty SequenceErase
+SequenceInsert SequenceLength SequenceMap SplitToSequence StringConcat StringNormalizer StringSplit TensorScatter
+TfIdfVectorizer Unique
+"""
+MISSING = frozenset(_MISSING.split())
+
+# Cases of operators that we have, left out: beginning of the name --> a part of the message that refuses it.
+LEFT_OUT = {
+    "test_batchnorm_": "training_mode=1",
+    "test_training_dropout": "training_mode",
+    "test_einsum_batch_diagonal": "a diagonal",
+    "test_if_seq": "SequenceConstruct|sequence|SEQUENCE",
+    "test_if_opt": "optional|Optional|OPTIONAL",
+    "test_maxpool_with_argmax_2d_precomputed_strides": "column-major",
+    "test_quantizelinear_blocked": "quantisation",
+    "test_dequantizelinear_blocked": "quantisation",
+    "test_resize_": "exclude_outside=1|tf_crop_and_resize|antialias=1",
+    "test_top_k": "only k=1",
+}
+# ONNX Runtime, too, aligns the corners of the output that there is, not of a fractional one (2.4 pixels).
+DIFFERENT = {"test_resize_downsample_scales_linear_align_corners", "test_resize_downsample_scales_cubic_align_corners"}
+OTHER_TYPES = "element type|inputs must be tensors|opset must be at least"
+
+
+@functools.cache
+def cases():
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        return collect_testcases(None)
+
+
+def array(x):
+    return numpy_helper.to_array(x) if isinstance(x, onnx.TensorProto) else np.asarray(x)
+
+
+def import_case(case):
+    """The graph; inputs that must be known at import are given as constants."""
+    names = [i.name for i in case.model.graph.input]
+    values = dict(zip(names, case.data_sets[0][0], strict=False))
+    constants = {}
+    while True:
+        try:
+            return load_onnx(case.model, constants=constants)
+        except UnsupportedOperators as error:
+            more = {n: array(values[n]) for n in needed_inputs(error) if n not in constants}
+            if not more:
+                raise
+            constants |= more
+
+
+def run_case(case):
+    """Raises AssertionError where a result differs, UnsupportedError where the case cannot be imported."""
+    graph = import_case(case)
+    names = [i.name for i in case.model.graph.input]
+    for inputs, outputs in case.data_sets:
+        feeds = {n: array(x) for n, x in zip(names, inputs, strict=True)}
+        results = interpret(graph, {v.name: feeds[v.name] for v in graph.inputs})
+        for expected, name in zip(outputs, (o.name for o in case.model.graph.output), strict=True):
+            e, a = array(expected), results[name]
+            assert (a.dtype, a.shape) == (e.dtype, e.shape)
+            if a.dtype.kind in "fV":
+                loose = 1 if a.dtype.itemsize > 2 else 20
+                np.testing.assert_allclose(
+                    *(a.astype(np.float64), e.astype(np.float64)), rtol=loose * max(case.rtol, 1e-3), atol=loose * 1e-6
+                )
+            else:
+                np.testing.assert_array_equal(a, e)
+
+
+def refusal_is_expected(case, error):
+    text = str(error)
+    for start, reason in LEFT_OUT.items():
+        if case.name.startswith(start):
+            return any(part in text for part in reason.split("|"))
+    if any(part in text for part in OTHER_TYPES.split("|")):
+        return True
+    records = getattr(error, "records", ())
+    return bool(records) and all(r.op in MISSING or (r.domain and not r.reason) for r in records)
+
+
+def test_cases_of_onnx():
+    """Every case of an operator that we have, through the interpreter."""
+    wrong, passed = [], 0
+    for case in cases():
+        if case.name in DIFFERENT:
+            continue
+        try:
+            run_case(case)
+            passed += 1
+        except UnsupportedError as error:
+            if not refusal_is_expected(case, error):
+                wrong.append(f"{case.name}: {error}")
+        except (AssertionError, CnnccError) as error:
+            wrong.append(f"{case.name}: {str(error).strip()[:300]}")
+    assert not wrong, "\n".join(wrong)
+    assert passed > 1000
+
+
+def test_two_cases_differ_as_they_do_in_onnxruntime():
+    for case in cases():
+        if case.name in DIFFERENT:
+            feeds = {i.name: array(x) for i, x in zip(case.model.graph.input, case.data_sets[0][0], strict=True)}
+            expected = zoo.reference(case.model, feeds)
+            graph = import_case(case)
+            results = interpret(graph, {v.name: feeds[v.name] for v in graph.inputs})
+            for name, e in expected.items():
+                assert_close(results[name], e, "conv", label=case.name)
+
+
+# -- whole models ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("symbolic", [False, True], ids=["fixed", "symbolic"])
+@pytest.mark.parametrize("dynamo", [False, True], ids=["script", "dynamo"])
+@pytest.mark.parametrize("name", ["lenet5", "audio_m5", "unet"])
+def test_exports_of_torch(name, dynamo, symbolic):
+    pytest.importorskip("torch")
+    net = zoo.NETS[name]
+    path = zoo.export(name, dynamo, symbolic, net.small, net.small_width)
+    graph = load_onnx(path)
+    assert graph.symbols == (("batch",) if symbolic else ())
+    feeds = zoo.inputs(name, 3 if symbolic else 1, net.small)
+    for key, expected in zoo.reference(path, feeds).items():
+        assert_close(interpret(graph, feeds)[key], expected, "network-strict", label=key)
+
+
+@pytest.mark.parametrize("name", zoo.LIGHT)
+def test_light_models(name):
+    from pathlib import Path
+
+    import onnx.backend.test
+
+    path = Path(onnx.backend.test.__file__).parent / "data" / "light" / f"{name}.onnx"
+    graph = load_onnx(path)
+    (image,) = graph.inputs
+    assert image.type.shape == (1, 3, 224, 224)
+    assert graph.outputs[0].type.shape in ((1, 1000), (1, 1000, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("cls", (2, 3, 48, 192)), ("det", (1, 3, 64, 96)), ("rec", (1, 3, 48, 96))]
+)
+def test_trained_text_models(kind, shape):
+    """Symbolic height and width: sizes that are formulas are taken to fit, and checked when they are fixed."""
+    models = zoo.ocr()
+    if kind not in models:
+        pytest.skip("needs rapidocr-onnxruntime")
+    x = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    symbolic = load_onnx(models[kind])
+    assert symbolic.symbols
+    expected = zoo.reference(models[kind], {"x": x})
+    for graph in (bind_shapes(symbolic, {"x": shape}), load_onnx(models[kind], {"x": shape})):
+        for key, e in expected.items():
+            assert_close(interpret(graph, {"x": x})[key], e, "probabilities", label=key)
+
+
+def test_sizes_that_do_not_fit_are_found_when_they_are_fixed():
+    models = zoo.ocr()
+    if "det" not in models:
+        pytest.skip("needs rapidocr-onnxruntime")
+    with pytest.raises(GraphError, match=r"Add 'p2o\.Add"):
+        load_onnx(models["det"], {"x": (1, 3, 48, 96)})  # not a multiple of 32
+    with pytest.raises(GraphError):
+        bind_shapes(load_onnx(models["det"]), {"x": (1, 3, 48, 96)})
+
+
+def test_import_is_fast():
+    """No timing: a network of 200 nodes must not need more than some calls a node."""
+    import cProfile
+    import pstats
+
+    nodes, last = [], "x"
+    for k in range(100):
+        nodes += [node("Conv", [last, "w"], [f"c{k}"], pads=[1, 1, 1, 1]), node("Relu", [f"c{k}"], [f"r{k}"])]
+        last = f"r{k}"
+    m = model(nodes, {"x": (1, 4, 8, 8)}, [last], {"w": np.ones((4, 4, 3, 3), np.float32)})
+    load_onnx(m)
+    profile = cProfile.Profile()
+    profile.runcall(load_onnx, m)
+    assert pstats.Stats(profile).total_calls < 200 * 500
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def test_names_are_kept():
+    nodes = [
+        node("Conv", ["image", "weight"], ["features"], name="/stem/conv"),
+        node("Gelu", ["features"], ["12"], name="act"),
+        node("HardSwish", ["12"], ["out"]),
+    ]
+    constants = {"weight": np.ones((2, 3, 1, 1), np.float32), "unused": np.ones(3, np.float32)}
+    graph = load_onnx(model(nodes, {"image": (1, 3, 4, 4)}, ["out"], constants, opset=20))
+    assert [v.name for v in graph.inputs] == ["image"]
+    assert [v.name for v in graph.constants] == ["weight"]
+    assert [(n.op, n.source, n.output.name) for n in graph.nodes] == [
+        ("conv", "/stem/conv", "features"),
+        ("gelu", "act", "12"),
+        ("hard_swish", "", "out"),
+    ]
+    assert graph.output_names == ["out"]
+
+
+def test_results_of_several_operations_carry_the_name_last():
+    nodes = [node("Gemm", ["x", "w", "b"], ["y"], name="fc", transB=1)]
+    constants = {"w": np.ones((5, 3), np.float32), "b": np.ones(5, np.float32)}
+    graph = load_onnx(model(nodes, {"x": ("N", 3)}, ["y"], constants))
+    assert [(n.op, n.source) for n in graph.nodes] == [("matmul", "fc"), ("add", "fc")]
+    assert graph.nodes[-1].output.name == "y"
+
+
+def test_initializers_listed_as_inputs_are_constants():
+    m = model([node("Add", ["x", "w"], ["y"])], {"x": (2,), "w": (2,)}, ["y"], {"w": np.ones(2, np.float32)})
+    graph = load_onnx(m)
+    assert [v.name for v in graph.inputs] == ["x"]
+    assert interpret(graph, {"x": np.zeros(2, np.float32)})["y"].tolist() == [1, 1]
+
+
+def test_outputs_that_are_inputs_constants_or_the_same():
+    nodes = [node("Relu", ["x"], ["a"]), node("Identity", ["a"], ["b"]), node("Identity", ["x"], ["c"])]
+    m = model(nodes, {"x": (2,)}, ["a", "b", "c", "w"], {"w": np.arange(3, dtype=np.float32)})
+    x = np.array([-1, 2], np.float32)
+    results = interpret(load_onnx(m), {"x": x})
+    assert {k: v.tolist() for k, v in results.items()} == {"a": [0, 2], "b": [0, 2], "c": [-1, 2], "w": [0, 1, 2]}
+
+
+# -- shapes and symbols ------------------------------------------------------------------------------------------------
+
+
+def flatten_by_shape(reshape_inputs=("a", "target")):
+    """x.reshape(x.shape[0], -1) as torch's older exporter writes it."""
+    return [
+        node("Relu", ["x"], ["a"]),
+        node("Shape", ["a"], ["s"]),
+        node("Gather", ["s", "zero"], ["n"], axis=0),
+        node("Unsqueeze", ["n", "axes"], ["n1"]),
+        node("Concat", ["n1", "rest"], ["target"], axis=0),
+        node("Reshape", list(reshape_inputs), ["y"], name="flatten"),
+    ]
+
+
+FLATTEN = {"zero": np.array(0), "axes": np.array([0]), "rest": np.array([-1])}
+
+
+def test_shape_subgraph_with_symbolic_batch():
+    graph = load_onnx(model(flatten_by_shape(), {"x": ("N", 3, 4, 5)}, ["y"], FLATTEN))
+    assert [n.op for n in graph.nodes] == ["relu", "reshape"]
+    assert str(graph.outputs[0].type) == "f32[N, 60]"
+
+
+def test_shape_arithmetic_with_symbolic_sizes():
+    """Resize to twice the size by computed sizes; the symbols stay formulas."""
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Slice", ["s", "two", "four", "zero"], ["hw"]),
+        node("Mul", ["hw", "two"], ["hw2"]),
+        node("Slice", ["s", "zero", "two", "zero"], ["nc"]),
+        node("Concat", ["nc", "hw2"], ["sizes"], axis=0),
+        node("Resize", ["x", "", "", "sizes"], ["y"], mode="nearest"),
+        node("Cast", ["s"], ["f"], to=onnx.TensorProto.FLOAT),
+        node("Div", ["f", "half"], ["g"]),
+        node("Floor", ["g"], ["h"]),
+        node("Cast", ["h"], ["i"], to=INT64),
+        node("Expand", ["one", "i"], ["z"]),
+    ]
+    constants = {"zero": np.array([0]), "two": np.array([2]), "four": np.array([4]),
+                 "half": np.array(2, np.float32), "one": np.ones((1, 1, 1, 1), np.float32)}  # fmt: skip
+    graph = load_onnx(model(nodes, {"x": (4, 2, "H", "W")}, ["y", "z"], constants))
+    assert str(graph.outputs[0].type) == "f32[4, 2, 2*H, 2*W]"
+    assert str(graph.outputs[1].type) == "f32[2, 1, floor(H/2), floor(W/2)]"
+
+
+def test_sizes_as_numbers_at_run_time():
+    """x / batch: the symbol is read from the input's shape."""
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "zero"], ["n"], axis=0),
+        node("Cast", ["n"], ["f"], to=onnx.TensorProto.FLOAT),
+        node("Div", ["x", "f"], ["y"]),
+    ]
+    graph = load_onnx(model(nodes, {"x": ("N", 2)}, ["y", "s"], {"zero": np.array(0)}))
+    for n in (1, 5):
+        results = interpret(graph, {"x": np.ones((n, 2), np.float32)})
+        assert_close(results["y"], np.full((n, 2), 1 / n, np.float32), "elementwise")
+        assert results["s"].tolist() == [n, 2]
+
+
+def test_shapes_fix_symbols():
+    m = model([node("Add", ["x", "y"], ["z"])], {"x": ("N", "C"), "y": ("N", 1)}, ["z"])
+    assert str(load_onnx(m, {"x": (4, 3)}).outputs[0].type) == "f32[4, 3]"
+    assert str(load_onnx(m, {"x": (None, 3)}).outputs[0].type) == "f32[N, 3]"
+    assert str(load_onnx(m, {"x": ("batch", 3)}).outputs[0].type) == "f32[batch, 3]"
+    assert str(load_onnx(m, {"x": (4, 3)}).inputs[1].type) == "f32[4, 1]"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "match"),
+    [
+        ({"x": (4, 3), "y": (5, 1)}, "symbol N must be one number, got 4 from input 'x' and 5 from input 'y'"),
+        ({"x": (4,)}, "rank 2, got shape .* of rank 1"),
+        ({"y": (4, 2)}, "axis 1 is 1 in the model, got 2"),
+        ({"q": (4, 2)}, "names q; the inputs are x, y"),
+        ({"x": (-1, 3)}, "numbers of at least 0"),
+    ],
+)
+def test_shapes_that_contradict(shapes, match):
+    m = model([node("Add", ["x", "y"], ["z"])], {"x": ("N", "C"), "y": ("N", 1)}, ["z"])
+    with pytest.raises(GraphError, match=match):
+        load_onnx(m, shapes)
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes"), [("Add", {}), ("Concat", {"axis": 1}), ("Mul", {})], ids=["Add", "Concat", "Mul"]
+)
+def test_contradicting_symbols_are_both_named(op, attributes):
+    m = model([node(op, ["x", "y"], ["z"], name="join", **attributes)], {"x": ("N", 3), "y": ("M", 3)}, ["z"])
+    with pytest.raises(GraphError, match=rf"{op} 'join': .* must be equal, got (N and M|M and N)"):
+        load_onnx(m)
+    assert load_onnx(m, {"x": (2, 3), "y": (2, 3)}).outputs[0].type.shape[0] == 2
+
+
+def test_a_symbol_against_a_number():
+    m = model([node("Add", ["x", "w"], ["z"], name="n")], {"x": ("N", 3)}, ["z"], {"w": np.ones((4, 3), np.float32)})
+    with pytest.raises(GraphError, match=r"Add 'n': .*got N and 4"):
+        load_onnx(m)
+
+
+def test_dimensions_without_names_become_what_they_meet():
+    nodes = [node("Add", ["x", "y"], ["s"]), node("Conv", ["s", "w"], ["z"])]
+    inputs = {"x": (None, None, None, 8), "y": ("N", None, 8, 8)}
+    graph = load_onnx(model(nodes, inputs, ["z"], {"w": np.ones((4, 3, 3, 3), np.float32)}))
+    assert [str(v.type) for v in graph.inputs] == ["f32[N, 3, 8, 8]", "f32[N, 3, 8, 8]"]
+    assert str(graph.outputs[0].type) == "f32[N, 4, 6, 6]"
+
+
+def test_question_marks_are_no_names():
+    graph = load_onnx(model([node("Relu", ["x"], ["y"])], {"x": ("?", "?")}, ["y"]))
+    assert len(graph.symbols) == 2
+
+
+def test_different_parameters_never_share_a_symbol():
+    graph = load_onnx(model([node("Relu", ["x"], ["y"])], {"x": ("a.b", "a_b", "a b")}, ["y"]))
+    assert len(graph.symbols) == 3
+
+
+def test_unknown_rank_needs_a_shape():
+    m = model([node("Relu", ["x"], ["y"])], {"x": None}, ["y"])
+    with pytest.raises(GraphError, match="'x': the model does not say its shape"):
+        load_onnx(m)
+    assert load_onnx(m, {"x": ("N", 3)}).outputs[0].type.shape[1] == 3
+
+
+def test_a_constant_input_takes_the_place_of_an_input():
+    inputs = [info("x", (2, 6)), info("shape", (2,), INT64)]
+    m = model([node("Reshape", ["x", "shape"], ["y"], name="r")], inputs, ["y"])
+    with pytest.raises(UnsupportedOperators, match="from input 'shape'") as error:
+        load_onnx(m)
+    assert needed_inputs(error.value) == ("shape",)
+    graph = load_onnx(m, constants={"shape": np.array([3, -1])})
+    assert [v.name for v in graph.inputs] == ["x"]
+    assert graph.outputs[0].type.shape == (3, 4)
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def test_all_unsupported_operators_at_once():
+    nodes = [
+        node("NonMaxSuppression", ["x"], ["a"], name="nms1"),
+        node("Relu", ["a"], ["b"], name="behind"),
+        node("NonMaxSuppression", ["b"], ["c"], name="nms2"),
+        node("Fancy", ["x"], ["d"], name="own", domain="com.me"),
+        node("BatchNormalization", ["x", "s", "s", "s", "s"], ["e", "m", "v"], name="bn", training_mode=1),
+        node("Sum", ["c", "d", "e"], ["y"]),
+    ]
+    m = model(nodes, {"x": (1, 3, 4, 4)}, ["y"], {"s": np.ones(3, np.float32)}, domains={"com.me": 1})
+    with pytest.raises(UnsupportedOperators) as error:
+        load_onnx(m)
+    text = str(error.value)
+    assert "3 operations are not supported" in text
+    assert "NonMaxSuppression (opset 17), 2 nodes: 'nms1', 'nms2'" in text
+    assert "com.me.Fancy (opset 1), 1 node: 'own'" in text
+    assert "BatchNormalization (opset 17), 1 node: 'bn': training_mode=1" in text
+    assert "behind" not in text
+    assert [r.node for r in error.value.records] == ["nms1", "nms2", "own", "bn"]
+
+
+def test_unsupported_inside_functions_names_the_path():
+    body = [helper.make_node("Det", ["a"], ["b"], name="inner")]
+    f = helper.make_function("own", "F", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
+    nodes = [node("F", ["x"], ["y"], name="outer", domain="own")]
+    m = model(nodes, {"x": (3, 3)}, ["y"], functions=[f], domains={"own": 1})
+    with pytest.raises(UnsupportedOperators, match="'outer/inner'"):
+        load_onnx(m)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "match"),
+    [
+        ([node("Conv", ["x", "w"], ["y"], name="c")], r"Conv 'c': input channels and the weights' channels .* 3 and 5"),
+        (
+            [node("Conv", ["x", "k"], ["y"], name="c", kernel_shape=[5, 5])],
+            "Conv 'c': kernel_shape must be the weights'",
+        ),
+        ([node("Conv", ["x", "k"], ["y"], name="c", strides=[0, 1])], "conv 'c': strides must be positive"),
+        ([node("MaxPool", ["x"], ["y"], name="p", kernel_shape=[9, 9])], "max_pool 'p': the window must fit"),
+        ([node("Reshape", ["x", "t"], ["y"], name="r")], "reshape 'r': .*as many elements"),
+        ([node("Softmax", ["x"], ["y"], name="s", axis=4)], "Softmax 's': axis must be from -4 to 3, got 4"),
+        ([node("Gemm", ["x", "w"], ["y"], name="g")], "Gemm 'g': A and B must have rank 2"),
+        ([node("Split", ["x", "t"], ["y"], name="s", axis=1)], "Split 's': .* must be equal, got 3 and 10"),
+    ],
+)
+def test_impossible_shapes_name_the_node(nodes, match):
+    constants = {"w": np.ones((4, 5, 3, 3), np.float32), "k": np.ones((4, 3, 3, 3), np.float32), "t": np.array([3, 7])}
+    with pytest.raises(GraphError, match=match):
+        load_onnx(model(nodes, {"x": (1, 3, 8, 8)}, ["y"], constants))
+
+
+# -- functions, branches, registration ---------------------------------------------------------------------------------
+
+
+def test_local_functions_are_imported_in_place():
+    body = [
+        helper.make_node("LeakyRelu", ["a"], ["c"], name="act"),
+        helper.make_node("Mul", ["c", "c"], ["b"]),
+    ]
+    body[0].attribute.append(onnx.AttributeProto(name="alpha", type=1, ref_attr_name="slope"))
+    f = helper.make_function("own", "Act", ["a"], ["b"], body, [helper.make_opsetid("", 17)], ["slope"])
+    nodes = [
+        node("Act", ["x"], ["h"], name="one", domain="own", slope=0.5),
+        node("Act", ["h"], ["y"], domain="own", slope=0.25),
+    ]
+    graph = load_onnx(model(nodes, {"x": (2,)}, ["y"], functions=[f], domains={"own": 1}))
+    assert [n.attrs.alpha for n in graph.nodes if n.op == "leaky_relu"] == [0.5, 0.25]
+    assert graph.nodes[0].source == "one/act"
+    assert interpret(graph, {"x": np.array([-2, 3], np.float32)})["y"].tolist() == [1, 81]
+
+
+def test_if_with_a_known_condition():
+    def branch(op):
+        return helper.make_graph([node(op, ["x"], ["r"])], op, [], [onnx.ValueInfoProto(name="r")])
+
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Size", ["s"], ["rank"]),
+        node("Equal", ["rank", "two"], ["c"]),
+        node("If", ["c"], ["y"], then_branch=branch("Neg"), else_branch=branch("Det")),
+    ]
+    graph = load_onnx(model(nodes, {"x": ("N", 3)}, ["y"], {"two": np.array(2)}))
+    assert [n.op for n in graph.nodes] == ["neg"]
+
+
+def test_registered_operators_go_first():
+    def double(n):
+        return n.op("mul", n.value(0), 2.0)
+
+    register("Double", double, "com.me")
+    try:
+        m = model([node("Double", ["x"], ["y"], name="d", domain="com.me")], {"x": (2,)}, ["y"], domains={"com.me": 1})
+        graph = load_onnx(m)
+    finally:
+        del _registered["com.me", "Double"]
+    assert interpret(graph, {"x": np.ones(2, np.float32)})["y"].tolist() == [2, 2]
+
+
+def test_weights_stay_constants_by_name():
+    """Parameters are not computed with at import, so that training finds them."""
+    nodes = [node("Unsqueeze", ["b", "axes"], ["b3"]), node("Add", ["x", "b3"], ["y"])]
+    constants = {"b": np.ones(3, np.float32), "axes": np.array([1, 2])}
+    graph = load_onnx(model(nodes, {"x": (1, 3, 4, 4)}, ["y"], constants))
+    assert [v.name for v in graph.constants] == ["b"]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{"output_shape": [9, 8]}, {"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}, {"output_padding": [1, 0]}],
+    ids=str,
+)
+def test_transposed_convolution_with_output_shape(attributes):
+    rng = np.random.default_rng(0)
+    nodes = [node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2], **attributes)]
+    w, x = (rng.standard_normal(s).astype(np.float32) for s in ((2, 3, 3, 3), (1, 2, 4, 4)))
+    m = model(nodes, {"x": (1, 2, 4, 4)}, ["y"], {"w": w})
+    assert_close(interpret(load_onnx(m), {"x": x})["y"], zoo.reference(m, {"x": x})["y"], "conv")
+
+
+def test_opset_is_read_once_per_domain():
+    """Softmax before opset 13 takes all axes from `axis` on together."""
+    x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    for opset, axes in ((11, (1, 2)), (13, (1,))):
+        m = model([node("Softmax", ["x"], ["y"], axis=1)], {"x": (2, 3, 4)}, ["y"], opset=opset)
+        y = interpret(load_onnx(m), {"x": x})["y"]
+        assert_close(y.sum(axis=axes), np.ones(y.sum(axis=axes).shape, np.float32), "softmax")
+
+
+def test_time_of_a_large_chain():
+    """Symbolic sizes stay in normal form: 300 layers of shape arithmetic do not grow."""
+    nodes, last = [], "x"
+    for k in range(300):
+        nodes += [
+            node("Shape", [last], [f"s{k}"]),
+            node("Reshape", [last, f"s{k}"], [f"r{k}"]),
+            node("Relu", [f"r{k}"], [f"a{k}"]),
+        ]
+        last = f"a{k}"
+    start = time.perf_counter()
+    graph = load_onnx(model(nodes, {"x": ("N", 3, "H", "W")}, [last]))
+    assert str(graph.outputs[0].type) == "f32[N, 3, H, W]"
+    assert time.perf_counter() - start < 20  # grows without bound where sizes are not in normal form
