@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +60,21 @@ def _thresholded_relu(e: Exporter, node: Node, x: str) -> Any:
     return e.emit("Where", e.emit("Greater", x, e.number(node.attrs.alpha, v)), x, e.number(0, v))
 
 
+def _gelu(e: Exporter, node: Node, x: str) -> Any:
+    """x (1 + erf(x / sqrt(2))) / 2, or by tanh: ONNX Runtime rounds the constants to f32."""
+    v = node.outputs[0]
+    if node.attrs.approximate:
+        cube = e.emit("Mul", e.emit("Mul", x, x), e.emit("Mul", x, e.number(0.044715, v)))
+        inner = e.emit("Tanh", e.emit("Mul", e.emit("Add", x, cube), e.number(math.sqrt(2 / math.pi), v)))
+    else:
+        inner = e.emit("Erf", e.emit("Mul", x, e.number(math.sqrt(0.5), v)))
+    return e.emit("Mul", e.emit("Mul", x, e.number(0.5, v)), e.emit("Add", inner, e.number(1, v)))
+
+
 DOUBLE: dict[str, Callable[..., Any]] = {
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_swish,
+    "Gelu": _gelu,
     "Softsign": _softsign,
     "Softplus": _softplus,
     "Mish": _mish,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +125,23 @@ def locally_connected(e: Exporter, node: Node, x: str, w: str) -> Any:
     return total
 
 
+def interleave(e: Exporter, node: Node, x: str) -> Any:
+    """Phases that are channels to their places: a transpose between two reshapes, cut and padded to size."""
+    a, value = node.attrs, node.inputs[0]
+    assert value is not None
+    rank, strides = len(a.strides), a.strides
+    each = value.type.shape[1] // (math.prod(strides) * a.groups)
+    size, places = _numbers(node, a.size), _numbers(node, value.type.shape[2:])
+    split = e.emit("Reshape", x, e.ints([-1, a.groups, *strides, each, *places]))
+    order = [0, 1, 2 + rank, *(axis for i in range(rank) for axis in (3 + rank + i, 2 + i))]
+    whole = [p * s for p, s in zip(places, strides, strict=True)]
+    y = e.emit("Reshape", e.emit("Transpose", split, perm=order), e.ints([-1, a.groups * each, *whole]))
+    y = e.emit("Slice", y, e.ints(a.begin), e.ints([b + d for b, d in zip(a.begin, size, strict=True)]),
+               e.ints(range(2, 2 + rank)))  # fmt: skip
+    more = [max(0, b + d - w) for b, d, w in zip(a.begin, size, whole, strict=True)]
+    return e.emit("Pad", y, e.ints([0] * (4 + rank) + more)) if any(more) else y
+
+
 TABLE: dict[str, Callable[..., Any]] = {
     "gather": gather,
     "gather_elements": gather_elements,
@@ -132,4 +150,5 @@ TABLE: dict[str, Callable[..., Any]] = {
     "adaptive_average_pool": adaptive_pool("ReduceMean"),
     "adaptive_max_pool": adaptive_pool("ReduceMax"),
     "locally_connected": locally_connected,
+    "interleave": interleave,
 }

@@ -96,6 +96,8 @@ def silu(e: Exporter, node: Node, x: str) -> Any:
 
 def gelu(e: Exporter, node: Node, x: str) -> Any:
     """Gelu."""
+    if node.outputs[0].type.dtype == "f64":
+        return DOUBLE["Gelu"](e, node, x)
     return e.emit("Gelu", x, approximate="tanh" if node.attrs.approximate else "none")
 
 
