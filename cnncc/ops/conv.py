@@ -86,7 +86,9 @@ def _conv_reference(attrs: ConvAttrs, x: np.ndarray, w: np.ndarray) -> np.ndarra
     g = geometry(attrs, w.shape[2:])
     n, m, groups = x.shape[0], w.shape[0], attrs.groups
     out = [int(o) for o in g.out(x.shape[2:])]
-    xp = padded(x, g).reshape(n, groups, -1, *(s + b + e for s, b, e in zip(x.shape[2:], g.begin, g.end, strict=True)))
+    xp = padded(x, g).reshape(
+        n, groups, x.shape[1] // groups, *(s + b + e for s, b, e in zip(x.shape[2:], g.begin, g.end, strict=True))
+    )
     wg = w.reshape(groups, m // groups, *w.shape[1:])
     y = np.zeros((n, groups, m // groups, *out), x.dtype)
     for k, where in taps(g, out):

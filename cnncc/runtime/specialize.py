@@ -53,7 +53,9 @@ class Specializing:
         key: list[int] = []
         for value in self.graph.inputs:
             if value.name not in shapes:
-                raise GraphError(f"input '{value.name}' is missing; inputs are {', '.join(v.name for v in self.graph.inputs)}")
+                raise GraphError(
+                    f"input '{value.name}' is missing; inputs are {', '.join(v.name for v in self.graph.inputs)}"
+                )
             given = shapes[value.name]
             if len(given) != value.type.rank:
                 raise GraphError(f"input '{value.name}': rank must be {value.type.rank}, got {len(given)}")
@@ -83,6 +85,20 @@ class Specializing:
         if len(arrays) != len(names):
             raise GraphError(f"the model takes {len(names)} inputs ({', '.join(names)}), got {len(arrays)}")
         return self.specialized({k: tuple(np.shape(v)) for k, v in zip(names, arrays, strict=True)})(*arrays, out=out)
+
+    @property
+    def made(self) -> tuple[Executable, ...]:
+        """The executables kept, least recently used first."""
+        return tuple(self._made.values())
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("save", "report", "peak_memory", "memory", "profile", "program", "state"):
+            sizes = ", ".join(sorted(self._open))
+            raise GraphError(
+                f"{name}: the model is compiled for each size on first use, because of its symbols {sizes}; "
+                "fix them (shapes=...), or ask the executable of one size: exe.specialized({'input': shape})"
+            )
+        raise AttributeError(f"Specializing has no attribute {name!r}")
 
 
 def _shape(shape: tuple[Any, ...]) -> tuple[int | str, ...]:
