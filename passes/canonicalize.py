@@ -105,7 +105,7 @@ def drop_concat(x: Value, root: Node) -> Value | Decline:
 @rule("pad(x)")
 def drop_pad(x: Value, root: Node) -> Value | Decline:
     """pad by nothing --> x."""
-    return _same(x, root)
+    return Decline("the padding moves elements") if any(root.attrs.pads) else x
 
 
 @rule("slice(x)")

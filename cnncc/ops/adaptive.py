@@ -25,7 +25,7 @@ from cnncc.ops.window import last
 
 @dataclass(frozen=True)
 class AdaptiveAttrs:
-    """size: spatial sizes of the result; in Python a number stands for every axis, None keeps an axis."""
+    """size: spatial sizes of the result; in Python a number stands for every axis."""
 
     size: tuple[Dim, ...] = ()
 
@@ -58,10 +58,7 @@ class Spans:
 
 def _canonical(attrs: AdaptiveAttrs, x: Type, *rest: Type) -> AdaptiveAttrs:
     given: Any = attrs.size
-    size = (given,) * (x.rank - 2) if given is None or isinstance(given, int) else tuple(given)
-    if len(size) != x.rank - 2:
-        raise GraphError(f"size must have {x.rank - 2} numbers, got {shape_text(size)}")
-    return replace(attrs, size=tuple(d if s is None else s for s, d in zip(size, x.shape[2:], strict=True)))
+    return replace(attrs, size=(given,) * (x.rank - 2) if isinstance(given, int) else tuple(given))
 
 
 def _infer(attrs: AdaptiveAttrs, x: Type) -> Type:
