@@ -154,6 +154,7 @@ def compile_graph(
             sources[symbol] = KernelSource(key, lambda n=node: lower_kernel(n, target).func)  # type: ignore[misc]
             extra[symbol] = find_workspaces(node, sources[symbol], symbol, target)
         workspaces[node] = extra[symbol]
+    start = progress.stage("find workspaces", start)
     plan = plan_memory(laid, workspaces)
     start = progress.stage("plan-memory", start)
     used = {symbols[n] for n in laid.nodes if n not in plan.skipped}

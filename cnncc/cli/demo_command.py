@@ -25,7 +25,7 @@ def command(threads: int | None, quick: bool, as_json: bool) -> None:
         return
     digits = show.digits(count)
     out.print("\n[bold]A digit classifier[/bold], trained by cnncc on 1,400 images (cnncc/demo/train_digits.py)\n")
-    for line in show.drawn(digits):
+    for line in show.drawn(digits, colour=out.color_system is not None):
         out.print(line)
     out.print(f"\n{digits.right} of {len(digits.predictions)} right; {digits.microseconds:.0f} microseconds an image\n")
     out.print(_stages(digits.seconds))
@@ -36,8 +36,8 @@ def command(threads: int | None, quick: bool, as_json: bool) -> None:
         result = show.resnet(count, quick, status.update)
     out.print(_stages(result.seconds))
     out.print(
-        f"\n{result.milliseconds:.2f} ms an image, {result.gflops:.0f} GFLOP/s: {result.percent:.0f} percent of the FMA peak "
-        f"measured beside it ({result.peak:.0f} GFLOP/s; Winograd needs fewer multiplications than it is credited with)"
+        f"\n{result.milliseconds:.2f} ms an image: {result.gflops:.0f} GFLOP/s by the definition, {result.percent:.0f} percent of "
+        f"the FMA peak measured beside it ({result.peak:.0f} GFLOP/s); Winograd can pass 100"
     )
     out.print(f"peak memory {result.peak_memory / 1e6:.1f} MB, weights included\n")
     if result.comparison is not None:

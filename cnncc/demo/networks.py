@@ -22,7 +22,7 @@ class LeNet(nn.Module):
         )
         self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
 
-    def forward(self, x: nn.Tensor) -> nn.Tensor:  # type: ignore[override]
+    def forward(self, x: nn.Tensor) -> nn.Tensor:
         """x [N, 1, 8, 8] --> logits [N, 10]."""
         return self.classifier(self.features(x))  # type: ignore[no-any-return]
 
@@ -41,7 +41,7 @@ class BasicBlock(nn.Module):
         if stride != 1 or width_in != width:
             self.downsample = nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))
 
-    def forward(self, x: nn.Tensor) -> nn.Tensor:  # type: ignore[override]
+    def forward(self, x: nn.Tensor) -> nn.Tensor:
         """relu(f(x) + x)."""
         y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
         return self.relu(y + self.downsample(x))  # type: ignore[no-any-return]
@@ -65,7 +65,7 @@ class ResNet18(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(512, classes)
 
-    def forward(self, x: nn.Tensor) -> nn.Tensor:  # type: ignore[override]
+    def forward(self, x: nn.Tensor) -> nn.Tensor:
         """x [N, 3, H, W] --> logits [N, classes]."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for k in range(1, 5):

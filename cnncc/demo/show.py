@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from cnncc.bench import BenchResult
 
 HERE = Path(__file__).parent
+SHADES = " ░▒▓█"
 PEERS = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
 
 
@@ -88,8 +90,11 @@ def digits(threads: int) -> Digits:
     )
 
 
-def drawn(result: Digits, columns: int = 10) -> list[str]:
-    """Lines of text that show the images, two rows of pixels a line, and the predictions below (rich markup)."""
+def drawn(result: Digits, colour: bool = True, columns: int = 10) -> list[str]:
+    """Lines of text that show the images, two rows of pixels a line, and the predictions below (rich markup).
+
+    Without colour a character shows the mean of its two pixels as a density.
+    """
     lines = []
     for start in range(0, len(result.images), columns):
         group = range(start, min(start + columns, len(result.images)))
@@ -97,7 +102,12 @@ def drawn(result: Digits, columns: int = 10) -> list[str]:
             cells = []
             for k in group:
                 pairs = zip(result.images[k][row], result.images[k][row + 1], strict=True)
-                cells.append("".join(f"[{_grey(upper)} on {_grey(lower)}]▀[/]" for upper, lower in pairs))
+                if colour:
+                    cells.append("".join(f"[{_grey(upper)} on {_grey(lower)}]▀[/]" for upper, lower in pairs))
+                else:
+                    cells.append(
+                        "".join(SHADES[round((upper + lower) / 2 * (len(SHADES) - 1))] for upper, lower in pairs)
+                    )
             lines.append("  ".join(cells))
         marks = []
         for k in group:
@@ -120,7 +130,6 @@ def resnet(threads: int, quick: bool, progress_text: Callable[[str], None] = lam
     from cnncc.bench import run_bench
     from cnncc.demo.networks import ResNet18
     from cnncc.driver import Progress
-    from cnncc.runtime.peak import measure_peak
 
     nn.manual_seed(0)
     graph = nn.trace(ResNet18().eval(), {"x": (1, 3, 224, 224)})
@@ -128,7 +137,7 @@ def resnet(threads: int, quick: bool, progress_text: Callable[[str], None] = lam
     exe = cnncc.compile(graph, threads=threads, progress=progress)
     x = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     seconds = _median(lambda: exe(x), 15)
-    peak = measure_peak(threads)
+    peak = _peak(threads)
     gflop = sum(row.gflop for row in exe.report().rows)
     found = [name for name, module in PEERS.items() if importlib.util.find_spec(module)]
     comparison = None
@@ -140,6 +149,24 @@ def resnet(threads: int, quick: bool, progress_text: Callable[[str], None] = lam
     memory = exe.peak_memory
     assert isinstance(memory, int)
     return Network(seconds * 1e3, gflop / seconds, peak, memory, progress.seconds, comparison)
+
+
+def _peak(threads: int) -> float:
+    """The FMA peak on so many threads; on a thread of its own, whose pool has that size."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from cnncc.runtime.peak import measure_peak
+
+    before = os.environ.get("TVM_NUM_THREADS")
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(measure_peak, threads).result()
+    finally:
+        if before is None:
+            del os.environ["TVM_NUM_THREADS"]
+        else:
+            os.environ["TVM_NUM_THREADS"] = before
 
 
 def _median(run: Callable[[], Any], repeat: int) -> float:
