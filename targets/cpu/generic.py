@@ -21,6 +21,8 @@ def schedule_generic(func: Any, target: Target) -> tuple[Any, list[Workspace], s
     else: convolutions and products without an algorithm, windows, extern operations; correct, not fast). Workspaces
     (shape, dtype) are trailing parameters that the caller provides.
     """
+    if func.body.block.name_hint != "root":  # one extern operation and nothing else
+        return expand_math(func), [], "fallback"
     sch = s_tir.Schedule(IRModule({"main": func}))
     blocks = root_blocks(sch)
     plain = all(is_plain(sch, b) for b in blocks)

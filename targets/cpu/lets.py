@@ -1,8 +1,8 @@
 """Lets as TVM can bear them: local variables.
 
-For every `Let`, the simplifiers inside TVM's passes and its code generator replace variables by their values, and theirs
-again: time exponential in the length of a chain such as exp(tanh(log(x))) as polynomials. They do not look behind a
-load, and LLVM turns local buffers of one element back into values.
+For every `Let`, the simplifiers inside TVM's passes and its code generator replace variables by their values, and
+theirs again: time exponential in the length of a chain such as exp(tanh(log(x))) as polynomials. They do not look
+behind a load, and LLVM turns local buffers of one element back into values.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 
 import tvm_ffi
 from tvm import ir, tirx
+
+from cnncc.targets.cpu.math import is_nan
 
 
 class _Statement:
@@ -24,8 +26,8 @@ class _Statement:
 def store_lets(func: Any) -> Any:
     """out[i] = f(Let(b, v, w)) --> b[0] = v; out[i] = f(w with b[0] for b), in a PrimFunc in SSA form without blocks.
 
-    In a vectorised loop every lane has an element of the buffer. Lets stay inside the branches of conditions on
-    positions, which may guard what they read.
+    Also isnan(x) --> a test of its bits. In a vectorised loop every lane has an element of the buffer. Lets stay inside
+    the branches of conditions on positions, which may guard what they read.
     """
     vectors: list[tuple[Any, list[Any]]] = []  # the vectorised loop around the statement, and buffers it needs
     scopes: list[_Statement | None] = []  # None: inside a guarded branch
@@ -44,14 +46,15 @@ def store_lets(func: Any) -> Any:
         scopes.append(scope)
         value = mutator.mutate(store.value)
         scopes.pop()
+        changed = tirx.BufferStore(store.buffer, value, store.indices)
         if not scope.stores:
-            return store
+            return changed
         allocated = []
         if vectors:
             vectors[-1][1].extend(scope.buffers)
         else:
             allocated = [tirx.AllocBuffer(b) for b in scope.buffers]
-        return tirx.SeqStmt([*allocated, *scope.stores, tirx.BufferStore(store.buffer, value, store.indices)])
+        return tirx.SeqStmt([*allocated, *scope.stores, changed])
 
     def on_let(let: Any, mutator: Any) -> Any:
         scope = scopes[-1] if scopes else None
@@ -59,10 +62,13 @@ def store_lets(func: Any) -> Any:
             return mutator.default_mutate(let)
         value = mutator.mutate(let.value)
         extent, index = (vectors[-1][0].extent, vectors[-1][0].loop_var) if vectors else (1, 0)
-        buffer = tirx.decl_buffer((extent,), value.ty.dtype, let.var.name, scope="local")
+        truth = str(value.ty.dtype) == "bool"  # stored as a byte: TVM's flattening confuses the two
+        kind = "int8" if truth else value.ty.dtype
+        buffer = tirx.decl_buffer((extent,), kind, let.var.name, scope="local")
         scope.buffers.append(buffer)
-        scope.stores.append(tirx.BufferStore(buffer, value, [index]))
-        loads[let.var] = tirx.BufferLoad(buffer, [index])
+        scope.stores.append(tirx.BufferStore(buffer, tirx.Cast(kind, value) if truth else value, [index]))
+        load = tirx.BufferLoad(buffer, [index])
+        loads[let.var] = tirx.NE(load, tirx.const(0, kind)) if truth else load
         return mutator.mutate(let.body)
 
     def on_var(var: Any, mutator: Any) -> Any:
@@ -81,7 +87,10 @@ def store_lets(func: Any) -> Any:
         return tirx.Select(condition, guarded(select.true_value, mutator), guarded(select.false_value, mutator))
 
     def on_call(call: Any, mutator: Any) -> Any:
-        if not (isinstance(call.op, ir.Op) and call.op.name == "tirx.if_then_else"):
+        name = call.op.name if isinstance(call.op, ir.Op) else ""
+        if name == "tirx.isnan":
+            return is_nan(mutator.mutate(call.args[0]))
+        if name != "tirx.if_then_else":
             return mutator.default_mutate(call)
         condition, *branches = call.args
         return tirx.if_then_else(mutator.mutate(condition), *(guarded(b, mutator) for b in branches))

@@ -134,6 +134,7 @@ def _define(p: PoolProblem, tile: PoolTile, x: Any, w: Any, finish: Callable[[An
     r = len(p.size)
     layout = channels(tile.block)
     taps = list(product(*(range(k) for k in p.kernel)))
+    lowest = tirx.const(float("-inf"), dtype) if p.dtype in _FLOATS else tirx.min_value(dtype)
 
     def const(v: int) -> Any:
         return tirx.const(v, "int64")
@@ -152,7 +153,7 @@ def _define(p: PoolProblem, tile: PoolTile, x: Any, w: Any, finish: Callable[[An
             place.append(at)
         value = x(*layout.index((index[0], index[1], *place)))
         if valid and not (p.op == "max" and touches):
-            neutral = tirx.min_value(dtype) if p.op == "max" else tirx.const(0, dtype)
+            neutral = lowest if p.op == "max" else tirx.const(0, dtype)
             value = tirx.Select(tirx.all(*valid), value, neutral)
         return value if sums == dtype else tirx.Cast(sums, value)
 
@@ -186,9 +187,7 @@ def _define(p: PoolProblem, tile: PoolTile, x: Any, w: Any, finish: Callable[[An
             name="out",
         )
     axes = [te.reduce_axis((const(0), const(k)), name=f"k{a}") for a, k in enumerate(p.kernel)]
-    reducer = te.comm_reducer(
-        combine, lambda t: tirx.min_value(t) if p.op == "max" else tirx.const(0, t), name="combine"
-    )
+    reducer = te.comm_reducer(combine, lambda t: lowest if p.op == "max" else tirx.const(0, t), name="combine")
     window = te.compute(
         shape, lambda *i: reducer(tap(layout.logical(i, rank), tuple(a.var for a in axes)), axis=axes), name="window"
     )

@@ -111,10 +111,11 @@ def _in_parts(func: Any, name: str, target: Target) -> tuple[Any, list[str]]:
     block = sch.get_sblock(name)
     step = factor.find_step(sch.get(block))
     accesses = Accesses(sch, block)
+    vertical = _vertical(sch, block, target)
     results = [e for l, e in zip(accesses.loops, accesses.extents, strict=True) if not reduces(sch, block, l)]
     axes = [e for l, e in zip(accesses.loops, accesses.extents, strict=True) if reduces(sch, block, l)]
-    vectors = prod(as_number(e) for e in results) / target.lanes(accesses.itemsize())
-    if step is None or not axes or target.threads == 1 or vectors >= target.threads or work(accesses) < 2 * WORTH:
+    rows = prod(as_number(e) for e in results) / (target.lanes(accesses.itemsize()) if vertical else 1)
+    if step is None or not axes or target.threads == 1 or rows >= target.threads or work(accesses) < 2 * WORTH:
         return func, []
     position = max(range(len(axes)), key=lambda k: (as_number(axes[k]) >= target.threads, -k))
     size = axes[position]
