@@ -63,11 +63,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.7, help="of each system in each round")
+    parser.add_argument(
+        "--clock", default="wall", choices=["wall", "cpu"], help="cpu: processor time, for busy machines"
+    )
     parser.add_argument("--peers-only", action="store_true", help="without cnncc")
     parser.add_argument("--again", action="store_true", help="measure anew what today's file already has")
     options = parser.parse_args()
     machine = describe_machine()
-    path = FOLDER / f"{datetime.date.today():%Y-%m-%d}-{machine_slug(machine)}.json"
+    path = (
+        FOLDER
+        / f"{datetime.date.today():%Y-%m-%d}-{machine_slug(machine)}{'-cpu-time' * (options.clock == 'cpu')}.json"
+    )
     results = [_restored(r) for r in json.loads(path.read_text())["results"]] if path.exists() else []
     against = options.against.split(",")
     asked = {*against, *([] if options.peers_only else ["cnncc"])}
@@ -81,6 +87,7 @@ def main() -> None:
                 f"tests.zoo:with_example?name={name}&batch={options.batch}",
                 *(against, threads, options.rounds, options.seconds),
                 label=label,
+                clock=options.clock,
                 include_cnncc=not options.peers_only,
                 progress=lambda text, label=label: print(f"{label}: {text}", file=sys.stderr),  # type: ignore[misc]
             )

@@ -35,8 +35,9 @@ def heading(result: BenchResult) -> str:
     """One line: the model, its input, the threads, the work and the peak."""
     shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in result.shapes.items())
     work = "" if result.macs is None else f", {2 * result.macs / 1e9:.2f} GFLOP"
+    clock = ", processor time" if result.settings.get("clock") == "cpu" else ""
     peak = f", peak {result.peak_flops / 1e9:.0f} GFLOP/s" if result.peak_flops else f", peak: {result.peak_reason}"
-    return f"{result.model}: {shapes}, {result.threads} thread{'s' * (result.threads > 1)}{work}{peak}"
+    return f"{result.model}: {shapes}, {result.threads} thread{'s' * (result.threads > 1)}{clock}{work}{peak}"
 
 
 def table(result: BenchResult) -> Table:

@@ -2,7 +2,7 @@
 
     {"do": "open", "system": ..., "onnx": ..., "feeds": npz, "threads": n, "scratch": dir, "torch": ...}
                                           -> {"ok": true, "version": ..., "seconds": ...}
-    {"do": "round", "seconds": s, "least": n, "warmup": n}     -> {"ok": true, "times": [...]}
+    {"do": "round", "seconds": s, "least": n, "warmup": n, "clock": c} -> {"ok": true, "times": [...]}
     {"do": "outputs", "path": npz}                             -> {"ok": true}
     {"do": "peak", "threads": n}                               -> {"ok": true, "flops": ...}
     {"do": "export", "torch": ..., "path": ..., "shapes": ...} -> {"ok": true}
@@ -67,17 +67,18 @@ class Worker:
         self.session = module.start(Job(onnx, given, threads, scratch, torch, known.options))
         return {"version": self.session.version, "seconds": time.perf_counter() - start}
 
-    def do_round(self, seconds: float, least: int, warmup: int) -> dict[str, Any]:
-        """Seconds of each run: at least `least` runs, and until the time is up."""
+    def do_round(self, seconds: float, least: int, warmup: int, clock: str = "wall") -> dict[str, Any]:
+        """Seconds of each run, on the wall or of the processor: at least `least` runs, and until the time is up."""
+        now = time.process_time if clock == "cpu" else time.perf_counter
         run = self._opened().run
         for _ in range(warmup):
             run()
         times: list[float] = []
         end = time.perf_counter() + seconds
         while len(times) < least or time.perf_counter() < end:
-            start = time.perf_counter()
+            start = now()
             run()
-            times.append(time.perf_counter() - start)
+            times.append(now() - start)
         return {"times": times}
 
     def do_outputs(self, path: str) -> dict[str, Any]:

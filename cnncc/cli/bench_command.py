@@ -21,9 +21,20 @@ from cnncc.cli.common import ShapeType, console, json_option, print_json
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--duration", type=float, default=0.7, show_default=True, help="Seconds per system and round.")
+@click.option(
+    "--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True, help="cpu: processor time."
+)
 @json_option
 def command(
-    model: str, against: str, shapes: Any, threads: int | None, batch: int, rounds: int, duration: float, as_json: bool
+    model: str,
+    against: str,
+    shapes: Any,
+    threads: int | None,
+    batch: int,
+    rounds: int,
+    duration: float,
+    clock: Any,
+    as_json: bool,
 ) -> None:
     """Time MODEL (.onnx file, or module:function that returns a torch module), alone or against other systems.
 
@@ -35,8 +46,10 @@ def command(
     names = [n.strip() for n in against.split(",") if n.strip()]
     fixed = {k: tuple(int(d) for d in v) for k, v in dict(shapes).items()} or None
     if as_json:
-        print_json(run_bench(model, names, threads, rounds, duration, shapes=fixed, batch=batch).to_dict())
+        print_json(run_bench(model, names, threads, rounds, duration, shapes=fixed, batch=batch, clock=clock).to_dict())
         return
     with out.status("starting") as status:
-        result = run_bench(model, names, threads, rounds, duration, shapes=fixed, batch=batch, progress=status.update)
+        result = run_bench(
+            model, names, threads, rounds, duration, shapes=fixed, batch=batch, clock=clock, progress=status.update
+        )
     out.print(table(result))

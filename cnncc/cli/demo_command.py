@@ -36,8 +36,8 @@ def command(threads: int | None, quick: bool, as_json: bool) -> None:
         result = show.resnet(count, quick, status.update)
     out.print(_stages(result.seconds))
     out.print(
-        f"\n{result.milliseconds:.2f} ms an image: {result.gflops:.0f} GFLOP/s by the definition, {result.percent:.0f} percent of "
-        f"the FMA peak measured beside it ({result.peak:.0f} GFLOP/s); Winograd can pass 100"
+        f"\n{result.milliseconds:.2f} ms an image: {result.gflops:.0f} GFLOP/s by the definition, {result.percent:.0f} "
+        f"percent of the FMA peak measured beside it ({result.peak:.0f} GFLOP/s); Winograd can pass 100"
     )
     out.print(f"peak memory {result.peak_memory / 1e6:.1f} MB, weights included\n")
     if result.comparison is not None:

@@ -64,8 +64,8 @@ def command(
         for r in rows:
             verdict = "ok" if r["ok"] else "DIFFERS"
             out.print(
-                f"{r['name']}: {verdict}  largest error {r['max_abs']:.3g} ({r['relative']:.3g} of the largest magnitude "
-                f"{r['magnitude']:.4g}) at {r['where']}: {r['actual']:.6g} against {r['expected']:.6g} by {reference}"
+                f"{r['name']}: {verdict}  largest error {r['max_abs']:.3g} ({r['relative']:.3g} of the largest "
+                f"magnitude {r['magnitude']:.4g}) at {r['where']}: {r['actual']:.6g} against {r['expected']:.6g} by {reference}"
             )
     sys.exit(0 if good else 1)
 
