@@ -104,6 +104,8 @@ class Stage:
         extent = as_int(last.dom.extent)
         if extent is None or extent % FLOAT4 or _branches(self.node.body):
             return False
+        if not _suits_lanes(self.node.body, last.var):
+            return False
         for buffer, indices in _accesses(self.node.body):
             width = as_int(buffer.shape[-1]) if len(buffer.shape) else None
             if str(buffer.dtype) not in ("float32", "int32"):
@@ -193,6 +195,28 @@ def _branches(stmt: Any) -> bool:
     found: list[Any] = []
     tvm_ffi.structural_walk(stmt, (ir.Call, lambda node: found.append(node) if node.op.same_as(branch) else None))
     return bool(found)
+
+
+def _suits_lanes(stmt: Any, lane: Any) -> bool:
+    """Whether TVM prints right vector code: every comparison differs between lanes (it confuses the types of bools that
+    are the same in all), and all numbers have 32 bits."""
+    import tvm_ffi
+    from tvm import tirx
+
+    varying, comparisons, casts = [lane], [], []
+    kinds = (tirx.EQ, tirx.NE, tirx.LT, tirx.LE, tirx.GT, tirx.GE)
+
+    def bind(node: Any) -> None:
+        if _mentions(node.value, varying):
+            varying.append(node.var)
+
+    callbacks = [
+        (tirx.Let, bind),
+        (kinds, comparisons.append),
+        (tirx.Cast, lambda node: casts.append(str(node.ty.dtype))),
+    ]
+    tvm_ffi.structural_walk(stmt, callbacks, order="pre")
+    return all(_mentions(node, varying) for node in comparisons) and set(casts) <= {"float32", "int32"}
 
 
 def _mentions(expr: Any, variables: list[Any]) -> bool:

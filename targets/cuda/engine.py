@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 
+from cnncc.errors import RuntimeFault
 from cnncc.runtime import native
 from cnncc.runtime.calltable import CallTable
 from cnncc.runtime.machine import check_object
@@ -36,6 +38,16 @@ class Device(Protocol):
     def upload(self, address: int, array: np.ndarray) -> None: ...
     def download(self, array: np.ndarray, address: int) -> None: ...
     def synchronize(self) -> None: ...
+
+
+class _Table(CallTable):
+    """A call table whose single steps end when the kernel does, so that they can be timed."""
+
+    device: Device
+
+    def step(self, index: int) -> None:
+        super().step(index)
+        self.device.synchronize()
 
 
 @dataclass
@@ -115,6 +127,10 @@ class CudaEngine:
         if bound is not None:
             self._tables.move_to_end(sizes.key)
             return bound
+        for buffer in self._program.buffers:
+            elements = prod(shape_at(buffer.shape, sizes.values))
+            if elements >= 1 << 31:  # kernels count in 32 bits
+                raise RuntimeFault(f"CUDA: {buffer.name} must have fewer than 2^31 elements, got {elements}")
         addresses = dict(self._fixed)
         total = dim_at(self._program.arena, sizes.values)
         own = {}
@@ -122,7 +138,7 @@ class CudaEngine:
             if buffer.base is None and buffer.kind in ("input", "output"):
                 total = -(-total // _ALIGN) * _ALIGN
                 own[index] = total
-                total += int(np.prod(shape_at(buffer.shape, sizes.values))) * np.dtype(buffer.dtype).itemsize
+                total += prod(shape_at(buffer.shape, sizes.values)) * np.dtype(buffer.dtype).itemsize
         if len(self._tables) >= TABLES_KEPT:
             _, oldest = self._tables.popitem(last=False)
             device.free(oldest.block)
@@ -131,7 +147,8 @@ class CudaEngine:
         for index, buffer in enumerate(self._program.buffers):
             if buffer.base is None and buffer.kind == "arena":
                 addresses[index] = block + dim_at(buffer.offset, sizes.values)
-        table = CallTable(self._program, self._functions, sizes.values, device=CUDA)
+        table = _Table(self._program, self._functions, sizes.values, device=CUDA)
+        table.device = device
         for index, address in addresses.items():
             table.bind(index, address)
         self._tables[sizes.key] = bound = _Bound(table, addresses, block)

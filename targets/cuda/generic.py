@@ -42,6 +42,7 @@ def schedule_generic(func: Any, target: Target) -> tuple[Any, list[Workspace], s
     """te PrimFunc --> scheduled PrimFunc (intermediates in global memory as trailing parameters), those workspaces,
     and the recipe's name. Raises ScheduleError where not even the fallback can be lowered."""
     from tvm import s_tir
+    from tvm.error import InternalError
     from tvm.s_tir.schedule import ScheduleError as TvmScheduleError
 
     recipes: tuple[tuple[str, Callable[[Schedule, list[Stage]], None]], ...] = (
@@ -60,7 +61,7 @@ def schedule_generic(func: Any, target: Target) -> tuple[Any, list[Workspace], s
             recipe(sch, stages)
             if name != "elementwise":
                 _check_lowering(sch.mod["main"], target)
-        except (_DeclinedError, TvmScheduleError) as reason:
+        except (_DeclinedError, TvmScheduleError, InternalError) as reason:
             reasons.append(f"{name}: {str(reason).strip().splitlines()[-1]}")
             continue
         scheduled, workspaces = lift_workspaces(sch.mod["main"])

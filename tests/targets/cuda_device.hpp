@@ -20,10 +20,17 @@
 #define CUDART_INF_F INFINITY
 #define uint unsigned int
 
-struct float4 { float x, y, z, w; };
-struct int4 { int x, y, z, w; };
-static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-static inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+#define ushort unsigned short
+#define uchar unsigned char
+#define VECTOR(name, type)                                                                        \
+  struct name { type x, y, z, w; };                                                               \
+  static inline name make_##name(type x, type y, type z, type w) { return {x, y, z, w}; }
+VECTOR(float4, float)
+VECTOR(int4, int)
+VECTOR(uint4, unsigned)
+VECTOR(ushort4, unsigned short)  // four bools
+static inline float __int_as_float(int bits) { float value; __builtin_memcpy(&value, &bits, 4); return value; }
+static inline int __float_as_int(float value) { int bits; __builtin_memcpy(&bits, &value, 4); return bits; }
 template <class T> static inline T max(T a, T b) { return a > b ? a : b; }
 template <class T> static inline T min(T a, T b) { return a < b ? a : b; }
 
