@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from cnncc.edges.onnx_import.context import Call
 
 
+_FAR = 10**8  # exporters write "up to the end" as some large number (1e9, 2^31 - 1, 2^63 - 1)
+_LAST = 2**63 - 1
+
+
 def slice_arguments(n: Call) -> tuple[tuple[Dim, ...], tuple[Dim, ...], tuple[int, ...], tuple[int, ...]]:
     """starts, ends, axes and steps of a Slice: as Python's slices mean them, one for each axis that is cut."""
     rank = n.rank(0)
@@ -28,7 +32,7 @@ def slice_arguments(n: Call) -> tuple[tuple[Dim, ...], tuple[Dim, ...], tuple[in
         n.fail(f"starts, ends, axes and steps must be equally many, got {counts}")
     if any(step == 0 for step in steps):
         n.fail("steps must not be 0")
-    return starts, ends, axes, steps
+    return starts, tuple(_LAST if isinstance(d, int) and d >= _FAR else d for d in ends), axes, steps
 
 
 def split_sizes(n: Call) -> tuple[int, tuple[Dim, ...]]:
