@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cnncc.errors import GraphError
+from cnncc.ir.attributes import make_attributes
 from cnncc.ir.dims import Dim, symbol
 from cnncc.ir.dtype import NUMPY, is_float
 from cnncc.ir.graph import Graph, Node, Value
@@ -54,13 +55,9 @@ class Builder:
         where = f"{name} '{source}'" if source else name
         types = [None if v is None else v.type for v in values]
         try:
-            attrs = op.attrs(**attributes)
-            if op.normalise is not None:
-                attrs = op.normalise(attrs, *types)
+            attrs = make_attributes(op, attributes, types)
             results = op.infer_types(attrs, types)
-        except TypeError as error:
-            raise GraphError(f"{where}: {error}") from None
-        except GraphError as error:
+        except (GraphError, TypeError) as error:
             raise GraphError(f"{where}: {error}") from None
         names = [self.graph.fresh_name(hint) for _ in results]
         node = self.graph.add_node(Node(name, values, attrs, results, names, source))

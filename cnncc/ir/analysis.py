@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from cnncc.ir.graph import Graph, Value
 
 
@@ -36,11 +34,12 @@ def structurally_equal(a: Graph, b: Graph) -> bool:
     def match(x: Value | None, y: Value | None) -> bool:
         if x is None or y is None:
             return x is y
-        if x.data is not None and x not in same:
-            if y.data is None or x.type != y.type or x.data.tobytes() != y.data.tobytes():
-                return False
-            same[x] = y
-        return same.get(x) is y or (x.data is not None and y.data is not None and np.array_equal(x.data, y.data))
+        if same.get(x) is y:
+            return True
+        if x.data is None or y.data is None or x.type != y.type or x.data.tobytes() != y.data.tobytes():
+            return False
+        same[x] = y  # for the next reader; equal constants may also be one value in one graph and two in the other
+        return True
 
     for x, y in zip(a.inputs, b.inputs, strict=True):
         if x.type != y.type:

@@ -6,7 +6,9 @@ sympy is imported only when a symbol appears, so static graphs never pay for it.
 from __future__ import annotations
 
 import ast
+import keyword
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,14 +22,19 @@ else:
     Dim = object
 
 Shape: TypeAlias = "tuple[Dim, ...]"
+_RESERVED = ("inf", "nan")
+_MAX_EXPONENT = 8  # of a power in text: real shapes need 2 or 3, and 9**9**9 would not come to an end
 
 
 def symbol(name: str) -> Dim:
-    """The dimension called `name`; characters an identifier cannot have become underscores."""
+    """The dimension called `name`; characters an identifier cannot have become underscores.
+
+    Words that mean something else in the textual form (``in``, ``None``, ``inf``) get a ``d_`` in front.
+    """
     import sympy
 
-    identifier = re.sub(r"\W", "_", name)
-    if not identifier or identifier[0].isdigit():
+    identifier = re.sub(r"\W", "_", unicodedata.normalize("NFKC", name))  # as ast.parse reads it back
+    if not identifier.isidentifier() or keyword.iskeyword(identifier) or identifier in _RESERVED:
         identifier = "d_" + identifier
     return sympy.Symbol(identifier, integer=True, positive=True)
 
@@ -79,7 +86,7 @@ def affine(dim: Dim) -> tuple[int, dict[str, int]]:
     import sympy
 
     poly = sympy.Poly(dim, *sorted(dim.free_symbols, key=lambda s: s.name)) if dim.is_polynomial() else None
-    if poly is None or poly.total_degree() > 1:
+    if poly is None or poly.total_degree() > 1 or not all(c.is_Integer for c in poly.coeffs()):
         raise GraphError(f"a symbolic size must be linear in its symbols here, got {dim}; fix the shapes (shapes=...)")
     coefficients = {s.name: int(poly.coeff_monomial(s)) for s in poly.gens}
     return int(poly.coeff_monomial(1)), coefficients
@@ -118,25 +125,29 @@ def broadcast(shapes: Sequence[Sequence[Dim]]) -> Shape:
 
 def parse_dim(text: str) -> Dim:
     """Inverse of `str` for a dimension: integers, names, + - * / and floor(). Raises GraphError otherwise."""
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
+    dim: Dim | None
     try:
-        return normal(_evaluate(ast.parse(text.strip(), mode="eval").body))
-    except (SyntaxError, KeyError, TypeError, AttributeError):
-        raise GraphError(f"a dimension must be a number or an expression of names, got {text!r}") from None
+        dim = normal(_evaluate(ast.parse(text.strip(), mode="eval").body))
+    except (SyntaxError, KeyError, TypeError, AttributeError, ZeroDivisionError, RecursionError):
+        dim = None
+    if dim is None or not (isinstance(dim, int) or dim.free_symbols):
+        raise GraphError(f"a dimension must be a number or an expression of names, got {text!r}")
+    return dim
 
 
 def _evaluate(node: ast.expr) -> Dim:
     import sympy
 
-    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+    if isinstance(node, ast.Constant) and type(node.value) is int:
         return sympy.Integer(node.value)
     if isinstance(node, ast.Name):
         return symbol(node.id)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -_evaluate(node.operand)
     if isinstance(node, ast.BinOp):
-        a, b = _evaluate(node.left), _evaluate(node.right)
+        a, b = sympy.sympify(_evaluate(node.left)), sympy.sympify(_evaluate(node.right))
         if isinstance(node.op, ast.Add):
             return a + b
         if isinstance(node.op, ast.Sub):
@@ -147,9 +158,9 @@ def _evaluate(node: ast.expr) -> Dim:
             return a / b
         if isinstance(node.op, ast.FloorDiv):
             return a // b
-        if isinstance(node.op, ast.Pow):
+        if isinstance(node.op, ast.Pow) and b.is_Integer and abs(b) <= _MAX_EXPONENT:
             return a**b
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        functions = {"floor": sympy.floor, "ceiling": sympy.ceiling, "Max": sympy.Max, "Min": sympy.Min}
+        functions = {f.__name__: f for f in (sympy.floor, sympy.ceiling, sympy.Max, sympy.Min, sympy.Mod)}
         return functions[node.func.id](*map(_evaluate, node.args))
     raise TypeError("not a dimension")

@@ -26,6 +26,10 @@ class Layout:
 
     blocks: tuple[tuple[int, int], ...] = ()
 
+    def __post_init__(self) -> None:
+        if len({axis for axis, _ in self.blocks}) != len(self.blocks) or any(f < 2 for _, f in self.blocks):
+            raise GraphError(f"a layout blocks each axis at most once, by at least 2, got {self.blocks}")
+
     def __bool__(self) -> bool:
         return bool(self.blocks)
 

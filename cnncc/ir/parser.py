@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import numpy as np
 
-from cnncc.errors import GraphError, ParseError
+from cnncc.errors import GraphError, ParseError, VerifyError
+from cnncc.ir.attributes import make_attributes, make_record
 from cnncc.ir.dims import Dim, parse_dim
 from cnncc.ir.dtype import NUMPY
 from cnncc.ir.graph import Graph, Node, Value
@@ -18,13 +18,14 @@ from cnncc.ir.kernel import KERNEL, KernelAttrs
 from cnncc.ir.layout import PLAIN, Layout
 from cnncc.ir.printer import digest
 from cnncc.ir.types import Type
-from cnncc.ir.verify import verify
+from cnncc.ir.verify import verify, verify_types
 from cnncc.ops.registry import lookup
 
 _SPACE = re.compile(r"(\s|#[^\n]*)*")
 _NAME = re.compile(r'[\w.]+|"(?:[^"\\]|\\.)*"')
 _NUMBER = re.compile(r"-?(inf|nan|\d+\.?\d*(e[+-]?\d+)?)")
 _TAG = re.compile(r"[A-Za-z]+(\d+[a-z])+")
+_WORD = re.compile(r"\w+")
 _WORDS = {"True": True, "False": False, "None": None, "inf": float("inf"), "nan": float("nan")}
 
 
@@ -51,7 +52,7 @@ class _Parser:
 
     # -- characters -----------------------------------------------------------------------------------------------
 
-    def fail(self, message: str, at: int | None = None) -> Any:
+    def fail(self, message: str, at: int | None = None) -> NoReturn:
         raise ParseError(message, self.text, self.at if at is None else at)
 
     def skip(self) -> None:
@@ -78,13 +79,19 @@ class _Parser:
         found = pattern.match(self.text, self.at)
         if not found:
             self.fail(f"expected {what}")
-        assert found
         self.at = found.end()
         return found.group()
 
     def name(self) -> str:
+        self.skip()
+        start = self.at
         text = self.match(_NAME, "a name")
-        return str(json.loads(text)) if text.startswith('"') else text
+        if not text.startswith('"'):
+            return text
+        try:
+            return str(json.loads(text))
+        except json.JSONDecodeError as error:
+            self.fail(f"a quoted name follows the rules of JSON: {error.msg}", start)
 
     # -- grammar ---------------------------------------------------------------------------------------------------
 
@@ -122,7 +129,7 @@ class _Parser:
             if not self.peek("}"):
                 self.expect(",")
 
-    def typed_name(self, scope: Mapping[str, Value]) -> tuple[str, Type]:
+    def typed_name(self, scope: Mapping[str, Any]) -> tuple[str, Type]:
         start = self.at
         name = self.name()
         if name in scope:
@@ -147,8 +154,17 @@ class _Parser:
         layout = PLAIN
         if tag:
             self.at = tag.end()
-            layout = Layout.parse(tag.group())
+            layout = self.layout(tag.group(), len(shape), tag.start())
         return Type(dtype, tuple(shape), layout)
+
+    def layout(self, tag: str, rank: int, start: int) -> Layout:
+        try:
+            layout = Layout.parse(tag)
+        except GraphError as error:
+            self.fail(str(error), start)
+        if layout.tag(rank) != tag:
+            self.fail(f"a layout tag has one letter for each of the {rank} axes", start)
+        return layout
 
     def dim(self) -> Dim:
         self.skip()
@@ -157,9 +173,12 @@ class _Parser:
             depth += {"(": 1, ")": -1}.get(self.text[self.at], 0)
             self.at += 1
         try:
-            return parse_dim(self.text[start : self.at].strip())
+            dim = parse_dim(self.text[start : self.at].strip())
         except GraphError as error:
-            return self.fail(str(error), start)
+            self.fail(str(error), start)
+        if isinstance(dim, int) and dim < 0:
+            self.fail(f"sizes must not be negative, got {dim}", start)
+        return dim
 
     def value(self, scope: Mapping[str, Value]) -> Value:
         self.expect("%")
@@ -170,8 +189,11 @@ class _Parser:
         return scope[name]
 
     def constant(self, name: str, type_: Type) -> np.ndarray:
-        shape = tuple(int(d) for d in type_.shape)
+        self.skip()
         start = self.at
+        if not type_.static:
+            self.fail(f"the shape of constant %{name} must be numbers, got {type_}", start)
+        shape = tuple(int(d) for d in type_.shape)
         if self.peek("["):
             self.expect("[")
             numbers = []
@@ -181,14 +203,16 @@ class _Parser:
                     self.expect(",")
             if len(numbers) != int(np.prod(shape, dtype=np.int64)):
                 self.fail(f"%{name} needs {int(np.prod(shape))} numbers, got {len(numbers)}", start)
-            return np.array(numbers, dtype=type_.numpy).reshape(shape)
+            return self.numbers(numbers, type_, start).reshape(shape)
         if self.take("splat("):
             number = self.literal()
             self.expect(")")
-            return np.full(shape, number, dtype=type_.numpy)
+            return np.full(shape, self.numbers([number], type_, start)[0])
         if self.take("random("):
             seed = self.literal()
             self.expect(")")
+            if not isinstance(seed, int) or seed < 0:
+                self.fail(f"random() takes a seed of at least 0, got {seed!r}", start)
             return np.random.default_rng(seed).standard_normal(shape).astype(type_.numpy)
         self.expect("sha256:")
         expected = self.name()
@@ -199,11 +223,17 @@ class _Parser:
             self.fail(f"%{name}: the array given does not have digest {expected} and shape {shape}", start)
         return array
 
+    def numbers(self, values: list[Any], type_: Type, start: int) -> np.ndarray:
+        try:
+            return np.array(values, dtype=type_.numpy)
+        except (ValueError, TypeError, OverflowError) as error:
+            self.fail(f"the values must be numbers of {type_.dtype}: {error}", start)
+
     def node(self, graph: Graph, scope: dict[str, Value]) -> None:
-        results = []
+        results: list[tuple[str, Type]] = []
         while True:
             self.expect("%")
-            results.append(self.typed_name(scope))
+            results.append(self.typed_name({**scope, **dict(results)}))
             if not self.take(","):
                 break
         self.expect("=")
@@ -218,7 +248,9 @@ class _Parser:
             if self.peek("%"):
                 if op == KERNEL:
                     self.expect("%")
-                    name = self.name()
+                    at, name = self.at, self.name()
+                    if name in dict(inner):
+                        self.fail(f"%{name} is defined already", at)
                     self.expect("=")
                     inner.append((name, self.value(scope)))
                 else:
@@ -234,12 +266,14 @@ class _Parser:
                 self.expect(",")
         body = self.body(inner) if op == KERNEL else None
         source = self.name() if self.take("@") else ""
-        attrs = self.attrs(KernelAttrs if body else self.lookup(op, start).attrs, keywords, start)
+        operands = [v for _, v in inner] if body else operands
+        attrs = self.attrs(op, keywords, operands, start)
         names = [graph.fresh_name(n) for n, _ in results]
-        node = Node(
-            op, [v for _, v in inner] if body else operands, attrs, [t for _, t in results], names, source, body
-        )
-        graph.add_node(node)
+        node = graph.add_node(Node(op, operands, attrs, [t for _, t in results], names, source, body))
+        try:
+            verify_types(node)
+        except VerifyError as error:
+            self.fail(str(error), start)
         scope.update(zip((n for n, _ in results), node.outputs, strict=True))
 
     def body(self, inputs: list[tuple[str, Value]]) -> Graph:
@@ -249,21 +283,14 @@ class _Parser:
         self.block(body, scope)
         return body
 
-    def lookup(self, op: str, start: int) -> Any:
+    def attrs(self, op: str, keywords: dict[str, Any], operands: list[Value | None], start: int) -> Any:
+        """What a person may write (``pads=1``) becomes the one form that the IR has."""
         try:
-            return lookup(op)
-        except GraphError as error:
-            return self.fail(str(error), start)
-
-    def attrs(self, kind: Callable[..., Any], keywords: dict[str, Any], start: int) -> Any:
-        fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-        unknown = sorted(set(keywords) - fields)
-        if unknown:
-            self.fail(f"unknown attribute {', '.join(unknown)}; there are {', '.join(sorted(fields)) or 'none'}", start)
-        try:
-            return kind(**keywords)
-        except TypeError as error:
-            return self.fail(str(error), start)
+            if op == KERNEL:
+                return make_record(KernelAttrs, keywords)
+            return make_attributes(lookup(op), keywords, [None if v is None else v.type for v in operands])
+        except (GraphError, TypeError) as error:
+            self.fail(f"{op}: {error}", start)
 
     def literal(self) -> Any:
         self.skip()
@@ -276,10 +303,11 @@ class _Parser:
             return tuple(items)
         if self.peek('"'):
             return self.name()
-        for word, meaning in _WORDS.items():
-            if self.take(word):
-                return meaning
         start = self.at
+        word = _WORD.match(self.text, start)
+        if word and word.group() in _WORDS:
+            self.at = word.end()
+            return _WORDS[word.group()]
         found = _NUMBER.match(self.text, self.at)
         if found:
             self.at = found.end()
@@ -299,4 +327,4 @@ class _Parser:
         try:
             return parse_dim(self.text[start : self.at].strip())
         except GraphError:
-            return self.fail("expected a number, string, tuple, True, False, None or a dimension", start)
+            self.fail("expected a number, string, tuple, True, False, None or a dimension", start)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from cnncc.errors import GraphError, VerifyError
-from cnncc.ir.dims import shape_text
 from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ops.registry import lookup
 
@@ -25,11 +24,13 @@ def verify(graph: Graph) -> None:
         for operand in node.operands():
             if operand not in defined:
                 raise VerifyError(f"{node.where}: operands must be defined before use, got %{operand.name}")
-            if not operand.users.get(node):
+            if operand.users.get(node) != node.inputs.count(operand):
                 raise VerifyError(f"{node.where}: missing from the users of %{operand.name}")
-        _verify_types(node)
+        verify_types(node)
         for value in node.outputs:
             enter(value)
+    if len(graph.outputs) != len(graph.output_names):
+        raise VerifyError(f"every output needs a name, got {len(graph.outputs)} and {len(graph.output_names)} names")
     for value, name in zip(graph.outputs, graph.output_names, strict=True):
         if value not in defined:
             raise VerifyError(f"output '{name}': not defined in the graph")
@@ -37,7 +38,8 @@ def verify(graph: Graph) -> None:
         raise VerifyError(f"output names must differ, got {', '.join(graph.output_names)}")
 
 
-def _verify_types(node: Node) -> None:
+def verify_types(node: Node) -> None:
+    """Raise VerifyError where the types of a node's results are not those that its op infers from its operands."""
     if node.body is not None:
         _verify_body(node, node.body)
         return
@@ -59,8 +61,10 @@ def _verify_body(node: Node, body: Graph) -> None:
     operands = [v for v in node.inputs if v is not None]
     if [v.type for v in operands] != [v.type for v in body.inputs]:
         raise VerifyError(f"{node.where}: operands and the inputs of the body must have the same types")
+    if len(node.outputs) != len(body.outputs):
+        raise VerifyError(
+            f"{node.where}: must have as many results as its body, got {len(node.outputs)} and {len(body.outputs)}"
+        )
     for value, inner in zip(node.outputs, body.outputs, strict=True):
         if value.type != inner.type:
-            raise VerifyError(
-                f"{node.where}: result must have the body's type {inner.type}, got {shape_text(value.type.shape)}"
-            )
+            raise VerifyError(f"{node.where}: result must have the body's type {inner.type}, got {value.type}")
