@@ -253,10 +253,11 @@ class TirMath:
         return tirx.tanh(x)
 
     def erf(self, x: Expr) -> Expr:
-        """The error function."""
+        """The error function; half precision through float."""
         from tvm import tirx
 
-        return tirx.erf(x)
+        dtype = dtype_of(x)
+        return tirx.erf(x) if dtype in ("float32", "float64") else tirx.Cast(dtype, tirx.erf(tirx.Cast("float32", x)))
 
     def sigmoid(self, x: Expr) -> Expr:
         """1 / (1 + exp(-x))."""
