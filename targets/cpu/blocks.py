@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import tvm_ffi
-from tvm import DataType, ir, sym, tirx
+from tvm import DataType, ir, s_tir, sym, tirx
 
 HINT = 8  # what a symbolic extent counts for in estimates
 _DATA_PARALLEL, _REDUCE = 0, 2
+# Without the argument checks of TVM's Python layer, which take longer than the scheduling itself.
+get = s_tir.Schedule.get.__wrapped__
+get_loops = s_tir.Schedule.get_loops.__wrapped__
 _realize = tvm_ffi.get_global_func("s_tir.schedule.GetSBlockRealize")
 
 
@@ -31,7 +34,7 @@ def root_blocks(sch: Any) -> list[Any]:
 
 def is_plain(sch: Any, block: Any) -> bool:
     """A block as te.compute makes it: loops and one body; not opaque, not nested."""
-    node = sch.get(block)
+    node = get(sch, block)
     kinds = {int(v.iter_type) for v in node.iter_vars}
     stores = _count(node.body, tirx.BufferStore)
     return (
@@ -45,12 +48,12 @@ def is_plain(sch: Any, block: Any) -> bool:
 
 def is_reduction(sch: Any, block: Any) -> bool:
     """Whether a block has reduction axes."""
-    return any(int(v.iter_type) == _REDUCE for v in sch.get(block).iter_vars)
+    return any(int(v.iter_type) == _REDUCE for v in get(sch, block).iter_vars)
 
 
 def written(sch: Any, block: Any) -> list[Any]:
     """The buffers a block writes."""
-    return [w.source for w in sch.get(block).writes]
+    return [w.source for w in get(sch, block).writes]
 
 
 def outputs(sch: Any) -> list[Any]:
@@ -71,20 +74,20 @@ def _count(stmt: Any, kinds: Any) -> int:
 
 def extent(sch: Any, loop: Any) -> Any:
     """The extent of a loop: an int, or an expression where it is symbolic."""
-    value = sch.get(loop).extent
+    value = get(sch, loop).extent
     return int(value) if isinstance(value, tirx.IntImm) else value
 
 
 def loop_var(sch: Any, loop: Any) -> Any:
     """The variable of a loop."""
-    return sch.get(loop).loop_var
+    return get(sch, loop).loop_var
 
 
 def reduces(sch: Any, block: Any, loop: Any) -> bool:
     """Whether a loop drives a reduction axis of the block."""
     var = loop_var(sch, loop)
     found: list[Any] = []
-    for axis, value in zip(sch.get(block).iter_vars, _realize(sch, block).iter_values, strict=True):
+    for axis, value in zip(get(sch, block).iter_vars, _realize(sch, block).iter_values, strict=True):
         if int(axis.iter_type) == _REDUCE:
             tvm_ffi.structural_walk(value, (ir.Var, found.append))
     return any(var.same_as(f) for f in found)
@@ -111,14 +114,14 @@ class Accesses:
     """
 
     def __init__(self, sch: Any, block: Any):
-        self.loops = list(sch.get_loops(block))
+        self.loops = list(get_loops(sch, block))
         self.vars = [loop_var(sch, l) for l in self.loops]
         self.extents = [extent(sch, l) for l in self.loops]
         self._analyzer = sym.Analyzer()
         for loop in self.loops:
-            node = sch.get(loop)
+            node = get(sch, loop)
             self._analyzer.bind(node.loop_var, ir.Range.from_min_extent(node.min, node.extent))
-        node = sch.get(block)
+        node = get(sch, block)
         self._map = dict(zip([v.var for v in node.iter_vars], _realize(sch, block).iter_values, strict=True))
         self.accesses: list[Access] = []
         self.free: set[Any] = set()

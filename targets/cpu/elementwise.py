@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm.s_tir.schedule import ScheduleError
 
-from cnncc.targets.cpu.blocks import Accesses, as_number, extent, is_output, is_plain, is_reduction, root_blocks
+from cnncc.targets.cpu.blocks import Accesses, as_number, extent, get_loops, is_output, is_plain, is_reduction, root_blocks
 from cnncc.targets.target import Target
 
 WORTH = 15e-6  # seconds of work on one core from which other threads are woken
@@ -39,7 +39,7 @@ def inline_injective(sch: Any, keep: Any = lambda block: False) -> None:
 
 def schedule_injective(sch: Any, block: Any, target: Target) -> None:
     """Schedule one injective block at the root."""
-    if not is_plain(sch, block) or not sch.get_loops(block):
+    if not is_plain(sch, block) or not get_loops(sch, block):
         return
     split_factors(sch, block)
     merge_loops(sch, block)
@@ -51,7 +51,7 @@ def schedule_injective(sch: Any, block: Any, target: Target) -> None:
         outer, inner = _tile(sch, accesses, partner, target)
     else:
         vectorise(sch, accesses, inner, target)
-        outer = sch.get_loops(block)[: len(outer)] if outer else _chunks(sch, block, accesses, target)
+        outer = get_loops(sch, block)[: len(outer)] if outer else _chunks(sch, block, accesses, target)
     share(sch, outer, seconds, target)
 
 
@@ -158,7 +158,7 @@ def _output_size(accesses: Accesses) -> int:
 
 def _chunks(sch: Any, block: Any, accesses: Accesses, target: Target) -> list[Any]:
     """A single loop cut into tasks for the threads; gives the loop over tasks."""
-    loops = sch.get_loops(block)
+    loops = get_loops(sch, block)
     size = extent(sch, loops[0])
     if not isinstance(size, int) or target.threads == 1 or work(accesses) < WORTH:
         return []

@@ -19,6 +19,8 @@ from cnncc.targets.cpu.blocks import (
     Accesses,
     as_number,
     extent,
+    get,
+    get_loops,
     is_contraction,
     is_output,
     is_plain,
@@ -68,7 +70,7 @@ def schedule_reduction(func: Any, target: Target) -> Any:
 
 
 def _name(sch: Any, block: Any) -> str:
-    return str(sch.get(block).name_hint)
+    return str(get(sch, block).name_hint)
 
 
 def _schedule(func: Any) -> Any:
@@ -109,7 +111,8 @@ def _in_parts(func: Any, name: str, target: Target) -> tuple[Any, list[str]]:
     """A reduction with fewer results than threads, over its outermost axis first in parts, which run in parallel."""
     sch = _schedule(func)
     block = sch.get_sblock(name)
-    step = factor.find_step(sch.get(block))
+    step = factor.find_step(get(sch, block))
+    split_factors(sch, block)
     accesses = Accesses(sch, block)
     vertical = _vertical(sch, block, target)
     results = [e for l, e in zip(accesses.loops, accesses.extents, strict=True) if not reduces(sch, block, l)]
@@ -131,7 +134,7 @@ def _in_lanes(func: Any, name: str, target: Target) -> Any:
     """A reduction along contiguous elements in lanes, and those in a tree."""
     sch = _schedule(func)
     block = sch.get_sblock(name)
-    if factor.find_step(sch.get(block)) is None:
+    if factor.find_step(get(sch, block)) is None:
         return func
     accesses = Accesses(sch, block)
     group = [] if _vertical(sch, block, target) else _contiguous(sch, block, accesses)
@@ -203,13 +206,13 @@ def _contiguous(sch: Any, block: Any, accesses: Accesses) -> list[int]:
 def _nest(sch: Any, left: list[Any], apart: list[str], split: set[str], target: Target) -> list[str]:
     """Schedule the last of the blocks that are left, with the stages that only it reads; gives their names."""
     out = left[-1]
-    if not is_plain(sch, out) or not sch.get_loops(out):
+    if not is_plain(sch, out) or not get_loops(sch, out):
         return [_name(sch, out)]
     seconds = work(Accesses(sch, out))
     producers: list[Any] = []
     handled = [_name(sch, out)]
     if is_reduction(sch, out):
-        if len(sch.get(out).writes) > 1:
+        if len(get(sch, out).writes) > 1:
             _rows_only(sch, out, seconds, target)
             return handled
         producers, out = [out], sch.cache_write(out, 0, "local")
@@ -223,6 +226,8 @@ def _nest(sch: Any, left: list[Any], apart: list[str], split: set[str], target: 
         return handled
     seconds += sum(work(Accesses(sch, p)) for p in producers)
     reductions = [p for p in producers if is_reduction(sch, p)]
+    for p in reductions:
+        split_factors(sch, p)
     horizontal = any(_name(sch, p) in split or not _vertical(sch, p, target) for p in reductions)
 
     split_factors(sch, out)
@@ -234,13 +239,13 @@ def _nest(sch: Any, left: list[Any], apart: list[str], split: set[str], target: 
     if place is None:
         depth = 0
     else:
-        depth = [sch.get(l).loop_var.same_as(sch.get(place).loop_var) for l in sch.get_loops(out)].index(True) + 1
+        depth = [get(sch, l).loop_var.same_as(get(sch, place).loop_var) for l in get_loops(sch, out)].index(True) + 1
     for p in fused:
         _inside(sch, p, depth, target)
     merge_loops(sch, out, depth)
     if vector:
-        sch.vectorize(sch.get_loops(out)[-1])
-    elif len(sch.get_loops(out)) > depth:
+        sch.vectorize(get_loops(sch, out)[-1])
+    elif len(get_loops(sch, out)) > depth:
         accesses = Accesses(sch, out)
         vectorise(sch, accesses, accesses.loops[-1], target)
     return handled
@@ -298,12 +303,12 @@ def _computed_at(sch: Any, block: Any, place: Any) -> bool:
 
 
 def _domain(sch: Any, block: Any) -> float:
-    return float(prod(as_number(extent(sch, l)) for l in sch.get_loops(block)))
+    return float(prod(as_number(extent(sch, l)) for l in get_loops(sch, block)))
 
 
 def _inside(sch: Any, block: Any, depth: int, target: Target) -> None:
     """Schedule a stage within a row: its buffer, the order of its loops, vectors."""
-    loops = [l for l in sch.get_loops(block)[depth:] if extent(sch, l) != 1]
+    loops = [l for l in get_loops(sch, block)[depth:] if extent(sch, l) != 1]
     size = prod(extent(sch, l) for l in loops if not reduces(sch, block, l)) if _static(sch, block, loops) else None
     for k, buffer in enumerate(written(sch, block)):
         if size is not None and size * itemsize_of(buffer) <= _LOCAL:
@@ -314,17 +319,17 @@ def _inside(sch: Any, block: Any, depth: int, target: Target) -> None:
         if len(accesses.loops) > depth:
             vectorise(sch, accesses, accesses.loops[-1], target)
         return
-    axes = [l for l in sch.get_loops(block)[depth:] if reduces(sch, block, l)]
+    axes = [l for l in get_loops(sch, block)[depth:] if reduces(sch, block, l)]
     results = [l for l in loops if not reduces(sch, block, l)]
     lanes = results[-1] if results else None
     if lanes is not None:
         sch.reorder(*results[:-1], *axes, lanes)
     vector = lanes is not None and _vector(sch, block, lanes, target)
-    if len(sch.get(block).writes) > 1 or not axes:
+    if len(get(sch, block).writes) > 1 or not axes:
         return
     init = sch.decompose_reduction(block, axes[0])
     if vector:
-        loop = sch.get_loops(init)[-1]
+        loop = get_loops(sch, init)[-1]
         if extent(sch, loop) != 1:
             sch.vectorize(loop)
 
@@ -337,7 +342,7 @@ def _vector(sch: Any, block: Any, loop: Any, target: Target) -> bool:
     """Make the lanes of a reduction a vector, where all operands are contiguous or fixed along them."""
     size = extent(sch, loop)
     accesses = Accesses(sch, block)
-    position = next(k for k, l in enumerate(accesses.vars) if l.same_as(sch.get(loop).loop_var))
+    position = next(k for k, l in enumerate(accesses.vars) if l.same_as(get(sch, loop).loop_var))
     width = target.lanes(accesses.itemsize())
     if not isinstance(size, int) or size > 4 * _VECTORS * width or not _smooth(accesses, position):
         return False
@@ -347,6 +352,6 @@ def _vector(sch: Any, block: Any, loop: Any, target: Target) -> bool:
 
 def _rows_only(sch: Any, block: Any, seconds: float, target: Target) -> None:
     """A reduction of pairs (arg max): its results in parallel."""
-    rows = [l for l in sch.get_loops(block) if not reduces(sch, block, l)]
+    rows = [l for l in get_loops(sch, block) if not reduces(sch, block, l)]
     if rows and target.threads > 1 and seconds >= WORTH:
         sch.parallel(sch.fuse(*rows) if len(rows) > 1 else rows[0])
