@@ -109,18 +109,6 @@ def cumsum(n: Call) -> Results:
     return n.op("cumsum", n.value(0), axis=axis, exclusive=exclusive, reverse=reverse)
 
 
-def top_k(n: Call) -> Results:
-    """TopK of one element: the largest (or smallest) and its index."""
-    k = int(n.scalar(1, "K")) if n.version >= 10 else n.attr_int("k")
-    if k != 1:
-        n.unsupported(f"k={k}; only k=1 is supported")
-    axis = n.axis(n.attr_int("axis", -1), n.rank(0))
-    largest = bool(n.attr_int("largest", 1))
-    x = n.value(0)
-    value = n.op("reduce_max" if largest else "reduce_min", x, axes=(axis,), keepdims=True)
-    return value, n.op("argmax" if largest else "argmin", x, axis=axis, keepdims=True)
-
-
 TABLE: dict[str, Callable[[Call], Results]] = {
     "ReduceSum": reduction("reduce_sum"),
     "ReduceMean": reduction("reduce_mean"),
@@ -135,5 +123,4 @@ TABLE: dict[str, Callable[[Call], Results]] = {
     "ArgMax": _arg("argmax"),
     "ArgMin": _arg("argmin"),
     "CumSum": cumsum,
-    "TopK": top_k,
 }

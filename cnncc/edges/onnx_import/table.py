@@ -14,8 +14,10 @@ from cnncc.edges.onnx_import.matmul import TABLE as MATMUL
 from cnncc.edges.onnx_import.norm import TABLE as NORM
 from cnncc.edges.onnx_import.pool import TABLE as POOL
 from cnncc.edges.onnx_import.quantize import TABLE as QUANTIZE
+from cnncc.edges.onnx_import.recurrent import TABLE as RECURRENT
 from cnncc.edges.onnx_import.reduce import TABLE as REDUCE
 from cnncc.edges.onnx_import.resize import TABLE as RESIZE
+from cnncc.edges.onnx_import.select import TABLE as SELECT
 from cnncc.edges.onnx_import.shape import TABLE as SHAPE
 
 ImportFunction: TypeAlias = Callable[[Any], Any]
@@ -30,7 +32,9 @@ STANDARD: dict[str, ImportFunction] = {
     **REDUCE,
     **SHAPE,
     **INDEX,
+    **SELECT,
     **RESIZE,
+    **RECURRENT,
     **QUANTIZE,
     **CONTROL,
 }
