@@ -22,7 +22,7 @@ _ROW = 8  # words a call: function, arguments, their number; whole cache lines, 
 _TENSOR = 6  # words a DLTensor: data, device, rank and dtype, shape, strides (none: row-major), byte offset
 _CPU = 1  # kDLCPU, device 0
 _TENSOR_POINTER = 7  # kTVMFFIDLTensorPtr
-_CODES = {"i": 0, "u": 1, "f": 2, "c": 5, "b": 6}  # DLPack's type codes by numpy's kinds
+_CODES = {"i": 0, "u": 1, "f": 2, "V": 4, "c": 5, "b": 6}  # DLPack's type codes by numpy's kinds (V: bfloat16)
 
 
 class CallTable:
