@@ -62,10 +62,19 @@ class Geometry:
                     f"{self.begin[axis]} + {self.end[axis]} < {e}"
                 )
             o = normal(-(-room // s) + 1 if ceil else room // s + 1)
-            if ceil and isinstance(o, int) and isinstance(i, int) and (o - 1) * s >= i + self.begin[axis]:
-                o -= 1
+            if ceil and e - self.end[axis] < s:  # the last window may start behind the input
+                o = _without_last(o, normal(-(-(i + self.begin[axis]) // s)))
             result.append(o)
         return tuple(result)
+
+
+def _without_last(count: Dim, inside: Dim) -> Dim:
+    """The number of windows without the last, where fewer than all start inside (before the padding at the end)."""
+    if isinstance(count, int) and isinstance(inside, int):
+        return count - (count > inside)
+    import sympy
+
+    return normal(sympy.Max(sympy.Min(count, inside), count - 1))
 
 
 def geometry(attrs: Window, kernel: Sequence[Dim]) -> Geometry:
