@@ -147,27 +147,33 @@ def _place(blocks: Sequence[_Block]) -> int:
 
 
 def _find_views(graph: Graph, plan: Plan) -> None:
-    outputs = set(graph.outputs)
+    pinned = _pinned(graph)
     for node in reversed(graph.nodes):
         if node.body is not None and [n.op for n in node.body.nodes] == ["concat"]:
-            _write_in_place(node, outputs, plan)
+            _write_in_place(node, pinned, plan)
+    outputs = set(graph.outputs)
     for node in graph.nodes:
         if node.body is None:  # a reshape: the only operation that stays outside kernels
             assert node.op == "reshape", node.where
             (source,) = node.operands()
-            result = node.output
+            result, root = node.output, plan.root(source)
             plan.skipped.add(node)
-            if result in outputs and _is_result(source) and source not in outputs and source not in plan.views:
-                plan.views[source] = View(result)
+            if result in outputs and root.node is not None:  # outputs have memory of their own: write it there at once
+                plan.views[root] = View(result)
             else:
                 plan.views[result] = View(source)
 
 
-def _is_result(value: Value) -> bool:
-    return value.node is not None
+def _pinned(graph: Graph) -> set[Value]:
+    """Outputs, and the values that they are reshapes of: what lies in an output's memory lies in no other's."""
+    pinned = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        if node.body is None and node.output in pinned:
+            pinned.update(node.operands())
+    return pinned
 
 
-def _write_in_place(node: Node, outputs: set[Value], plan: Plan) -> None:
+def _write_in_place(node: Node, pinned: set[Value], plan: Plan) -> None:
     """concat(a, b, ...) --> a, b, ... are views of the result, where each is contiguous in it and free to move."""
     result = node.output
     assert node.body is not None
@@ -185,14 +191,14 @@ def _write_in_place(node: Node, outputs: set[Value], plan: Plan) -> None:
     if any(o % ALIGN for o in offsets) or at != result.type.nbytes:
         return
     placed = [plan.views.get(m) for m in members]
-    if result not in outputs and result not in plan.views and all(v is not None for v in placed):
+    if result not in pinned and result not in plan.views and all(v is not None for v in placed):
         root, base = placed[0].root, placed[0].offset  # type: ignore[union-attr]
         if all(v is not None and v.root is root and v.offset == base + o for v, o in zip(placed, offsets, strict=True)):
             plan.views[result] = View(root, base)
             plan.skipped.add(node)
             return
     free = all(
-        m.node is not None and m not in outputs and m.node.body is not None and plan.views.get(m) is None
+        m.node is not None and m not in pinned and m.node.body is not None and plan.views.get(m) is None
         for m in members
     )
     if free:

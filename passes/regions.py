@@ -55,7 +55,7 @@ def propose_kernels(graph: Graph, context: Context) -> None:
     for region in regions.values():
         region.nodes.sort(key=order.__getitem__)
     for region in sorted(regions.values(), key=lambda r: order[r.nodes[-1]]):
-        _make_kernel(graph, region)
+        make_kernel(graph, region)
 
 
 def _take_epilogue(
@@ -145,7 +145,8 @@ def _place(graph: Graph, node: Node, owner: dict[Node, Region], context: Context
     owner[node] = Region(None, [node])
 
 
-def _make_kernel(graph: Graph, region: Region) -> None:
+def make_kernel(graph: Graph, region: Region) -> None:
+    """Put the nodes of a region into the body of one kernel. Operands stay in front of it, the graph needs a tidy."""
     inside = set(region.nodes)
     body = Graph("body")
     inner: dict[Value, Value] = {}
