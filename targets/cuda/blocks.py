@@ -89,6 +89,8 @@ class Stage:
         and neighbours in a row are neighbours in memory."""
         if self.depth == 1:
             return False
+        if any(not str(region.source.dtype).endswith(("32", "64")) for region in self.node.writes):
+            return False  # combined without shuffles, TVM's code relies on warps that run in lockstep
         return self.run >= WARP or (self.run > 0 and self.rows < _FEW_ROWS)
 
     @property

@@ -24,11 +24,12 @@ from cnncc.errors import ScheduleError
 from cnncc.targets.cuda.blocks import Stage, inline_injective
 from cnncc.targets.cuda.machine import FLOAT4, WARP
 from cnncc.targets.cuda.reducers import register_reducers
-from cnncc.targets.cuda.workspace import Workspace, lift_workspaces
 from cnncc.targets.target import Target
 
 if TYPE_CHECKING:
     from tvm.s_tir import Schedule
+
+    from cnncc.targets.cpu.workspace import Workspace
 
 _THREADS = 256
 _LONG_ROW = 64  # from here on several threads share a row even in a stage of its own
@@ -39,11 +40,16 @@ class _DeclinedError(Exception):
 
 
 def schedule_generic(func: Any, target: Target) -> tuple[Any, list[Workspace], str]:
-    """te PrimFunc --> scheduled PrimFunc (intermediates in global memory as trailing parameters), those workspaces,
-    and the recipe's name. Raises ScheduleError where not even the fallback can be lowered."""
+    """te PrimFunc --> scheduled PrimFunc, shape and dtype of its workspaces, and the recipe's name.
+
+    Workspaces are intermediates in global memory; they are parameters, after the others. Raises ScheduleError where not
+    even the fallback can be lowered.
+    """
     from tvm import s_tir
     from tvm.error import InternalError
     from tvm.s_tir.schedule import ScheduleError as TvmScheduleError
+
+    from cnncc.targets.cpu.workspace import hoist_workspaces
 
     recipes: tuple[tuple[str, Callable[[Schedule, list[Stage]], None]], ...] = (
         ("elementwise", _elementwise),
@@ -64,7 +70,7 @@ def schedule_generic(func: Any, target: Target) -> tuple[Any, list[Workspace], s
         except (_DeclinedError, TvmScheduleError, InternalError) as reason:
             reasons.append(f"{name}: {str(reason).strip().splitlines()[-1]}")
             continue
-        scheduled, workspaces = lift_workspaces(sch.mod["main"])
+        scheduled, workspaces = hoist_workspaces(sch.mod["main"])
         return scheduled, workspaces, name
     raise ScheduleError(f"generic CUDA schedule: one recipe must apply, got {'; '.join(reasons)}")
 
@@ -233,9 +239,12 @@ def _reduce_in_thread(sch: Schedule, stage: Stage) -> None:
     loops = sch.get_loops(stage.block)
     count = len(stage.reduced)
     spatial, reduced = loops[:-count], loops[-count:]
-    if not spatial:
-        spatial = [sch.add_unit_loop(reduced[0])]
-    thread = _bind_rows(sch, spatial)
+    if spatial:
+        thread = _bind_rows(sch, spatial)
+    else:  # one thread: TVM would drop the condition that stops the others from writing
+        thread = sch.add_unit_loop(reduced[0])
+        sch.bind(sch.add_unit_loop(thread), "blockIdx.x")
+        sch.bind(thread, "threadIdx.x")
     if write_back is not None:
         sch.reverse_compute_at(write_back, thread, preserve_unit_loops=True)
     sch.decompose_reduction(stage.block, sch.get_loops(stage.block)[-count])

@@ -152,13 +152,13 @@ def generic_case(
     func, workspaces, recipe = schedule_generic(te.create_prim_func([*tensors, *results]), TARGET)
     arrays = random(*shapes)
     expected = expect(*arrays)
-    scratch = [tuple(d if isinstance(d, int) else BATCH for d in w.shape) for w in workspaces]
-    assert all(isinstance(d, (int, tirx.Var)) for w in workspaces for d in w.shape)
+    assert all(isinstance(d, (int, tirx.Var)) for shape, _ in workspaces for d in shape)
+    scratch = [np.full([d if isinstance(d, int) else BATCH for d in shape], np.nan, t) for shape, t in workspaces]
     return Case(
         func,
         arrays,
         tuple(expected) if isinstance(expected, (list, tuple)) else (np.asarray(expected),),
-        tuple(np.full(shape, np.nan, w.dtype) for shape, w in zip(scratch, workspaces, strict=True)),
+        tuple(scratch),
         kind,
         recipe,
     )

@@ -134,7 +134,7 @@ def on_device(array: np.ndarray) -> Any:
     """An array as a tensor that says it lies on a CUDA device."""
     import tvm_ffi
 
-    code = {"f": 2, "i": 0, "u": 1}[array.dtype.kind]
+    code = {"f": 2, "i": 0, "u": 1, "b": 6}[array.dtype.kind]
     shape = (ctypes.c_int64 * array.ndim)(*array.shape)
     strides = (ctypes.c_int64 * array.ndim)(*(s // array.itemsize for s in array.strides))
     kind = _DLDataType(code, array.itemsize * 8, 1)

@@ -159,3 +159,41 @@ def test_on_a_device(name: str) -> None:
         result = executable.run(feeds)["output"]
         assert np.isfinite(result).all()
         assert_close(result, zoo.reference(path, feeds)["output"], "network")
+
+
+@needs_tools
+@pytest.mark.slow
+def test_a_training_step_equals_the_one_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Forward, batch norm, loss, backward and update with momentum, parameters in place on the device."""
+    from cnncc import nn, optim
+    from cnncc.runtime import executable as runtime
+    from cnncc.train.step import TrainStep
+
+    def net() -> Any:
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 5 * 5, 10),
+        )  # fmt: skip
+
+    choose = runtime._engine
+
+    def engine(program: Any, state: Any) -> Any:
+        if objects.NOTE not in program.notes:
+            return choose(program, state)
+        return CudaEngine(program, state, EmulatedDevice(program.notes[objects.NOTE], tmp_path))
+
+    monkeypatch.setattr(runtime, "_engine", engine)
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((8, 1, 14, 14), dtype=np.float32), rng.integers(0, 10, 8)
+    start = {name: np.array(value) for name, value in net().state_dict().items()}
+    losses, states = [], []
+    for target in ("native", "cuda:sm_90"):
+        model = net()
+        model.load_state_dict(start)
+        step = TrainStep(model, loss="cross_entropy", optimizer=optim.SGD(lr=0.05, momentum=0.9), target=target)
+        losses.append([step(x, y)["loss"] for _ in range(3)])
+        states.append(step.state_dict())
+    assert losses[0][0] > 2 * losses[0][2]
+    assert_close(np.array(losses[1]), np.array(losses[0]), "loss")
+    for name, value in states[0].items():
+        assert_close(np.asarray(states[1][name]), np.asarray(value), "training-step", label=name)
