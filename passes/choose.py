@@ -8,8 +8,9 @@ entries, the kernel with most neighbours is fixed to its locally best alternativ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -68,35 +69,77 @@ def _factors(
 
 def solve(sizes: Sequence[int], factors: Sequence[Factor]) -> list[int]:
     """Labels that minimise the sum of the factors (tables over tuples of variables), by elimination."""
-    pool = [f for f in factors if f[0]]
+    problem = _Problem(sizes, factors)
     fixed: dict[int, int] = {}
     steps: list[tuple[int, Factor]] = []
-    remaining = set(range(len(sizes)))
-    while remaining:
-        neighbours = {v: {u for scope, _ in pool if v in scope for u in scope} | {v} for v in remaining}
-        variable = min(remaining, key=lambda v: (np.prod([sizes[u] for u in neighbours[v]]), v))
-        if np.prod([sizes[u] for u in neighbours[variable]], dtype=float) > LIMIT:
-            variable = max(remaining, key=lambda v: (len(neighbours[v]), -v))
-            cost = np.zeros(sizes[variable])
-            for scope, table in pool:
-                if variable in scope:
-                    axes = tuple(i for i, u in enumerate(scope) if u != variable)
-                    cost += table.min(axis=axes) if axes else table
-            fixed[variable] = int(cost.argmin())
-            pool = [_condition(f, variable, fixed[variable]) for f in pool]
-            remaining.remove(variable)
-            continue
-        touching = [f for f in pool if variable in f[0]]
-        pool = [f for f in pool if variable not in f[0]]
-        scope = tuple(sorted(neighbours[variable] - {variable}))
-        joined = _join(touching, (*scope, variable), sizes)
-        steps.append((variable, ((*scope, variable), joined)))
-        if scope:
-            pool.append((scope, joined.min(axis=-1)))
-        remaining.remove(variable)
+    while problem.remaining:
+        variable = min(problem.remaining, key=lambda v: (problem.entries[v], v))
+        if problem.entries[variable] > LIMIT:
+            variable = max(problem.remaining, key=lambda v: (len(problem.neighbours[v]), -v))
+            fixed[variable] = problem.best_alone(variable)
+            problem.condition(variable, fixed[variable])
+        else:
+            steps.append((variable, problem.eliminate(variable)))
     for variable, (scope, table) in reversed(steps):
         fixed[variable] = int(table[tuple(fixed[u] for u in scope[:-1])].argmin())
     return [fixed[v] for v in range(len(sizes))]
+
+
+class _Problem:
+    """Factors with, for every remaining variable, those that touch it, its neighbours, and entries of their table."""
+
+    def __init__(self, sizes: Sequence[int], factors: Sequence[Factor]):
+        self.sizes = sizes
+        self.remaining = set(range(len(sizes)))
+        self.touching: dict[int, list[Factor]] = {v: [] for v in self.remaining}
+        self.neighbours: dict[int, set[int]] = {v: {v} for v in self.remaining}
+        self.entries: dict[int, float] = {}
+        for factor in factors:
+            self._add(factor)
+        self._count(self.remaining)
+
+    def eliminate(self, variable: int) -> Factor:
+        """Replace a variable by the factor over its neighbours of its best label; returns that before the minimum."""
+        touching = self.touching[variable]
+        scope = tuple(sorted(self.neighbours[variable] - {variable}))
+        joined = _join(touching, (*scope, variable), self.sizes)
+        self._remove(variable, touching)
+        self._add((scope, joined.min(axis=-1)))
+        self._count(scope)
+        return (*scope, variable), joined
+
+    def condition(self, variable: int, label: int) -> None:
+        """Fix a variable to a label."""
+        touching, around = self.touching[variable], self.neighbours[variable] - {variable}
+        self._remove(variable, touching)
+        for scope, table in touching:
+            axis = scope.index(variable)
+            self._add((tuple(u for u in scope if u != variable), table.take(label, axis=axis)))
+        self._count(around)
+
+    def best_alone(self, variable: int) -> int:
+        """The label that is best where every neighbour suits it."""
+        cost = np.zeros(self.sizes[variable])
+        for scope, table in self.touching[variable]:
+            axes = tuple(i for i, u in enumerate(scope) if u != variable)
+            cost += table.min(axis=axes) if axes else table
+        return int(cost.argmin())
+
+    def _add(self, factor: Factor) -> None:
+        for v in factor[0]:
+            self.touching[v].append(factor)
+            self.neighbours[v].update(factor[0])
+
+    def _remove(self, variable: int, factors: Sequence[Factor]) -> None:
+        self.remaining.remove(variable)
+        gone = set(map(id, factors))
+        for v in self.neighbours[variable] - {variable}:
+            self.touching[v] = [f for f in self.touching[v] if id(f) not in gone]
+            self.neighbours[v] = {v}.union(*(scope for scope, _ in self.touching[v]))
+
+    def _count(self, variables: Iterable[int]) -> None:
+        for v in variables:
+            self.entries[v] = prod(self.sizes[u] for u in self.neighbours[v])
 
 
 def _join(factors: Sequence[Factor], scope: tuple[int, ...], sizes: Sequence[int]) -> np.ndarray:
@@ -106,11 +149,3 @@ def _join(factors: Sequence[Factor], scope: tuple[int, ...], sizes: Sequence[int
         shape = [sizes[u] if u in names else 1 for u in scope]
         total = total + table.transpose(order).reshape(shape)
     return total
-
-
-def _condition(factor: Factor, variable: int, label: int) -> Factor:
-    scope, table = factor
-    if variable not in scope:
-        return factor
-    axis = scope.index(variable)
-    return tuple(u for u in scope if u != variable), table.take(label, axis=axis)

@@ -72,7 +72,7 @@ def _take_epilogue(
         if not isinstance(end, Node) or any(v in graph.outputs for v in last.outputs):
             return
         between = _between(last, end, order)
-        reason = next((r for n in between if (r := _refuses(graph, n, last, end, owner))), "")
+        reason = next((r for n in between if (r := _refuses(n, last, end, owner))), "")
         if reason:
             context.decline("propose-kernels", last.where, reason)
             return
@@ -82,7 +82,7 @@ def _take_epilogue(
         last = end
 
 
-def _refuses(graph: Graph, node: Node, last: Node, end: Node, owner: dict[Node, Region]) -> str:
+def _refuses(node: Node, last: Node, end: Node, owner: dict[Node, Region]) -> str:
     if node in owner or node.op in VIEWS:
         return f"{node.where} is no elementwise operation"
     if not lookup(node.op).elementwise:
@@ -91,8 +91,6 @@ def _refuses(graph: Graph, node: Node, last: Node, end: Node, owner: dict[Node, 
         return f"{node.where} has another shape than the anchor's result"
     if node.output.type.numpy.itemsize != last.outputs[0].type.numpy.itemsize and node is end:
         return f"{node.where} has elements of another size"
-    if node is not end and node.output in graph.outputs:
-        return f"{node.where} is an output of the graph"
     return ""
 
 
