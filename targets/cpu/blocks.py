@@ -111,6 +111,7 @@ class Accesses:
     """The accesses of one block over the variables of its loops.
 
     `free`: loop variables that occur elsewhere than in linear offsets: in conditions, values, indirect indices.
+    `guarding`: those among them that decide what is evaluated; TVM makes no vectors of such loops.
     """
 
     def __init__(self, sch: Any, block: Any):
@@ -125,6 +126,7 @@ class Accesses:
         self._map = dict(zip([v.var for v in node.iter_vars], _realize(sch, block).iter_values, strict=True))
         self.accesses: list[Access] = []
         self.free: set[Any] = set()
+        self.guarding: set[Any] = set()
         self.operations = 0
         self._collect(node.body)
         if node.init is not None:
@@ -136,7 +138,7 @@ class Accesses:
             for index in load.indices:
                 nested = _count(index, ir.TensorLoad)
                 if nested:
-                    self._mark(index)
+                    self.free |= self._behind(index)
                     visitor.visit(index)
 
         def on_store(store: Any, visitor: Any) -> None:
@@ -145,10 +147,12 @@ class Accesses:
 
         def on_var(var: Any, visitor: Any) -> None:
             if var in self._map:
-                self._mark(var)
+                self.free |= self._behind(var)
 
         def on_expr(expr: Any, visitor: Any) -> None:
             self.operations += 1
+            if isinstance(expr, ir.Call) and isinstance(expr.op, ir.Op) and expr.op.name == "tirx.if_then_else":
+                self.guarding |= self._behind(expr.args[0])
             visitor.default_visit(expr)
 
         tvm_ffi.structural_visit(
@@ -156,12 +160,11 @@ class Accesses:
             ((ir.TensorLoad, on_load), (tirx.BufferStore, on_store), (ir.Var, on_var), (ir.Expr, on_expr)),
         )
 
-    def _mark(self, expr: Any) -> None:
-        """The loops behind an expression are free."""
-        value = self._substitute(expr)
+    def _behind(self, expr: Any) -> set[Any]:
+        """The loop variables that an expression over the block's variables depends on."""
         found: list[Any] = []
-        tvm_ffi.structural_walk(value, (ir.Var, found.append))
-        self.free |= {v for v in self.vars if any(v.same_as(f) for f in found)}
+        tvm_ffi.structural_walk(self._substitute(expr), (ir.Var, found.append))
+        return {v for v in self.vars if any(v.same_as(f) for f in found)}
 
     def _substitute(self, expr: Any) -> Any:
         return tvm_ffi.structural_map(expr, (ir.Var, lambda v: self._map.get(v, v)))

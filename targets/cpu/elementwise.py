@@ -11,7 +11,16 @@ from typing import Any
 
 from tvm.s_tir.schedule import ScheduleError
 
-from cnncc.targets.cpu.blocks import Accesses, as_number, extent, get_loops, is_output, is_plain, is_reduction, root_blocks
+from cnncc.targets.cpu.blocks import (
+    Accesses,
+    as_number,
+    extent,
+    get_loops,
+    is_output,
+    is_plain,
+    is_reduction,
+    root_blocks,
+)
 from cnncc.targets.target import Target
 
 WORTH = 15e-6  # seconds of work on one core from which other threads are woken
@@ -140,7 +149,7 @@ def vectorise(sch: Any, accesses: Accesses, loop: Any, target: Target) -> None:
     position) LLVM's vectoriser takes, with masks or a scalar rest."""
     size = accesses.extents[-1]
     lanes = target.lanes(max(1, _output_size(accesses)))
-    if not isinstance(size, int) or accesses.vars[-1] in accesses.free:
+    if not isinstance(size, int) or accesses.vars[-1] in accesses.guarding:
         return
     if any(accesses.stride(a, len(accesses.vars) - 1) not in (0, 1) for a in accesses.accesses):
         return

@@ -26,6 +26,7 @@ from cnncc.targets.cpu.blocks import (
     is_plain,
     is_reduction,
     itemsize_of,
+    outputs,
     reduces,
     root_blocks,
     written,
@@ -46,7 +47,6 @@ _LOCAL = 64 << 10  # bytes of an intermediate that a row may keep on the stack
 _HEAVY = 12  # operations from which a stage that several others read is kept rather than computed again
 _LIGHT = 2  # operations up to which a contraction may compute an operand's element at every use
 _VECTORS = 4  # registers that an accumulator over neighbouring rows takes at most
-_LONG = 1 << 14  # terms from which a sum is taken in parts, for precision
 
 
 def schedule_reduction(func: Any, target: Target) -> Any:
@@ -168,7 +168,7 @@ def _lanes(total: int, width: int) -> int:
 
 def _smooth(accesses: Accesses, position: int) -> bool:
     """Whether vectors along a loop need contiguous elements and repeated ones only, and no conditions."""
-    if accesses.vars[position] in accesses.free:
+    if accesses.vars[position] in accesses.guarding:
         return False
     return all(accesses.stride(a, position) in (0, 1) for a in accesses.accesses)
 
@@ -206,16 +206,17 @@ def _contiguous(sch: Any, block: Any, accesses: Accesses) -> list[int]:
 def _nest(sch: Any, left: list[Any], apart: list[str], split: set[str], target: Target) -> list[str]:
     """Schedule the last of the blocks that are left, with the stages that only it reads; gives their names."""
     out = left[-1]
-    if not is_plain(sch, out) or not get_loops(sch, out):
+    if not is_plain(sch, out):
         return [_name(sch, out)]
     seconds = work(Accesses(sch, out))
     producers: list[Any] = []
     handled = [_name(sch, out)]
     if is_reduction(sch, out):
-        if len(get(sch, out).writes) > 1:
+        results = [k for k, b in enumerate(written(sch, out)) if any(b.same_as(p) for p in outputs(sch))] or [0]
+        if len(results) > 1:
             _rows_only(sch, out, seconds, target)
             return handled
-        producers, out = [out], sch.cache_write(out, 0, "local")
+        producers, out = [out], sch.cache_write(out, results[0], "local")
     for block in reversed(left[:-1]):
         consumers = {_name(sch, c) for c in sch.get_consumers(block)}
         own = {_name(sch, b) for b in (out, *producers)}
@@ -325,7 +326,7 @@ def _inside(sch: Any, block: Any, depth: int, target: Target) -> None:
     if lanes is not None:
         sch.reorder(*results[:-1], *axes, lanes)
     vector = lanes is not None and _vector(sch, block, lanes, target)
-    if len(get(sch, block).writes) > 1 or not axes:
+    if not axes:
         return
     init = sch.decompose_reduction(block, axes[0])
     if vector:
@@ -351,7 +352,7 @@ def _vector(sch: Any, block: Any, loop: Any, target: Target) -> bool:
 
 
 def _rows_only(sch: Any, block: Any, seconds: float, target: Target) -> None:
-    """A reduction of pairs (arg max): its results in parallel."""
+    """A reduction of pairs that are both results: in parallel."""
     rows = [l for l in get_loops(sch, block) if not reduces(sch, block, l)]
     if rows and target.threads > 1 and seconds >= WORTH:
         sch.parallel(sch.fuse(*rows) if len(rows) > 1 else rows[0])
