@@ -16,6 +16,7 @@ from cnncc.edges.onnx_import import UnsupportedOperators, load_onnx, register
 from cnncc.edges.onnx_import.table import _registered
 from cnncc.errors import CnnccError, GraphError, UnsupportedError
 from cnncc.interpret import interpret
+from cnncc.ir.parser import parse
 from cnncc.ir.reshape import bind_shapes
 from cnncc.onnx_backend import needed_inputs
 from tests import zoo
@@ -380,6 +381,11 @@ def test_dimensions_without_names_become_what_they_meet():
 def test_question_marks_are_no_names():
     graph = load_onnx(model([node("Relu", ["x"], ["y"])], {"x": ("?", "?")}, ["y"]))
     assert len(graph.symbols) == 2
+
+
+def test_symbols_print_and_parse_whatever_they_are_called():
+    graph = load_onnx(model([node("Relu", ["x"], ["y"])], {"x": ("lambda", "Max", "2B", "batch size", "über")}, ["y"]))
+    assert str(parse(str(graph))) == str(graph)
 
 
 def test_different_parameters_never_share_a_symbol():

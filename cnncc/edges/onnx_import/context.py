@@ -1,13 +1,14 @@
-"""What an import function sees: the ONNX values known so far, and one node with its attributes and operands."""
+"""What an import function sees: one node with its attributes and operands, and how to append operations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
+from cnncc.edges.onnx_import.tensor import NeedsInputError, Tensor, known
 from cnncc.errors import GraphError, ModelFileError, UnsupportedError
 from cnncc.ir.dims import Dim, Shape
 from cnncc.ir.dtype import is_float
@@ -17,65 +18,6 @@ from cnncc.ir.types import Type
 if TYPE_CHECKING:
     from cnncc.edges.onnx_import.frame import Frame
     from cnncc.edges.onnx_import.importer import Importer
-
-
-class NeedsInputError(UnsupportedError):
-    """An operation needs numbers at import that come from inputs of the model."""
-
-    def __init__(self, message: str, inputs: tuple[str, ...]):
-        super().__init__(message)
-        self.inputs = inputs
-
-
-class Tensor:
-    """One ONNX value: its type, and a value of the graph, or data known at import, or both.
-
-    data of dtype object holds integers and symbolic sizes: what shape arithmetic computes. `shape_like` marks data
-    that the importer may compute with at once; weights are not, they stay values of the graph.
-    """
-
-    __slots__ = ("_data", "_load", "broken", "name", "shape_like", "type", "value")
-
-    def __init__(
-        self,
-        name: str,
-        type: Type,
-        value: Value | None = None,
-        data: np.ndarray | None = None,
-        load: Callable[[], np.ndarray] | None = None,
-        shape_like: bool = False,
-    ):
-        self.name = name
-        self.type = type
-        self.value = value
-        self._data = data
-        self._load = load
-        self.shape_like = shape_like
-        self.broken: str | None = None  # why it does not exist; empty: another node's message says so
-
-    @property
-    def data(self) -> np.ndarray | None:
-        """The elements, where they are known."""
-        if self._data is None and self._load is not None:
-            self._data = self._load()
-        return self._data
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the elements are known (without reading them)."""
-        return self._data is not None or self._load is not None
-
-    @property
-    def symbolic(self) -> bool:
-        """Whether the elements are symbolic sizes."""
-        return self._data is not None and self._data.dtype == object
-
-
-def broken_tensor(name: str, reason: str = "") -> Tensor:
-    """Stands for a value that is not supported, so that the rest of the model is still looked at."""
-    tensor = Tensor(name, Type("f32", ()))
-    tensor.broken = reason
-    return tensor
 
 
 Result: TypeAlias = "Value | Tensor | None"
@@ -312,17 +254,3 @@ class Call:
         if not is_float(value.type.dtype):
             self.fail(f"input {index} must be floating point, got {value.type.dtype}")
         return value
-
-
-def known(name: str, data: np.ndarray, dtype: str) -> Tensor:
-    """A tensor of known elements; objects become numbers where no symbol is left."""
-    from cnncc.ir.dtype import NUMPY
-
-    if data.dtype == object:
-        from cnncc.edges.onnx_import.symbolic import is_number
-
-        if all(map(is_number, data.reshape(-1).tolist())):
-            data = np.array([float(d) if is_float(dtype) else int(d) for d in data.reshape(-1)]).reshape(data.shape)
-    if data.dtype != object:
-        data = np.asarray(data, NUMPY[dtype])
-    return Tensor(name, Type(dtype, tuple(data.shape)), data=data, shape_like=True)

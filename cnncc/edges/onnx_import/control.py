@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cnncc.edges.onnx_import.context import Call, Results, Tensor
+from cnncc.edges.onnx_import.context import Call, Results
+from cnncc.edges.onnx_import.tensor import Tensor
 from cnncc.ir.types import Type
 
 

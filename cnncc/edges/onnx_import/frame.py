@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cnncc.edges.onnx_import.context import Tensor
+from cnncc.edges.onnx_import.tensor import Tensor
 
 
 @dataclass(frozen=True)

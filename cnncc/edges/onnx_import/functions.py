@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cnncc.edges.onnx_import.context import Call, Tensor
+from cnncc.edges.onnx_import.context import Call
 from cnncc.edges.onnx_import.frame import Frame, domain_of, opsets_of
 from cnncc.edges.onnx_import.order import ordered
+from cnncc.edges.onnx_import.tensor import Tensor
 from cnncc.errors import UnsupportedError
 from cnncc.ir.dtype import NUMPY
 

@@ -10,12 +10,13 @@ import numpy as np
 
 from cnncc.builder import Builder
 from cnncc.edges.onnx_import import host, symbolic
-from cnncc.edges.onnx_import.context import Call, NeedsInputError, Tensor, broken_tensor, known
+from cnncc.edges.onnx_import.context import Call
 from cnncc.edges.onnx_import.frame import Frame, domain_of
 from cnncc.edges.onnx_import.functions import Functions
 from cnncc.edges.onnx_import.order import node_name, ordered
 from cnncc.edges.onnx_import.schema import check_arity
 from cnncc.edges.onnx_import.table import lookup
+from cnncc.edges.onnx_import.tensor import NeedsInputError, Tensor, broken_tensor, known
 from cnncc.edges.onnx_reader import ModelFile
 from cnncc.edges.onnx_tensors import sparse_array, to_array
 from cnncc.errors import GraphError, ModelFileError, UnsupportedError

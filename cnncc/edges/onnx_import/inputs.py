@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class Symbols:
 
     def _free(self, text: str) -> str:
         base = str(symbol(text))
+        base += "_" * (keyword.iskeyword(base) or base in ("floor", "ceiling", "Max", "Min"))  # words of the text form
         name, k = base, 1
         while name in self.names.values():
             k += 1

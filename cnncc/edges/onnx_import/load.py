@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnncc.edges.onnx_import import host
-from cnncc.edges.onnx_import.context import Tensor
 from cnncc.edges.onnx_import.frame import Frame, opsets_of
 from cnncc.edges.onnx_import.importer import EquateError, Importer, Unsupported
 from cnncc.edges.onnx_import.inputs import Shapes, Symbols, fixed_later, input_types
 from cnncc.edges.onnx_import.order import ordered
+from cnncc.edges.onnx_import.tensor import Tensor
 from cnncc.edges.onnx_reader import ModelFile, ModelSource, read_model
 from cnncc.errors import GraphError, ModelFileError, UnsupportedError
 from cnncc.ir.graph import Graph

@@ -83,7 +83,7 @@ def gather_nd(n: Call) -> Results:
 
 
 def scatter(n: Call) -> Results:
-    """ScatterND and ScatterElements (once called Scatter) with places known at import: a gather from data and updates side by side."""
+    """ScatterND and ScatterElements (once Scatter) with places known at import: a gather from data beside updates."""
     if n.attr_str("reduction", "none") != "none":
         n.unsupported(f"reduction={n.attr_str('reduction')}")
     x, updates = n.value(0), n.value(2)

@@ -9,6 +9,7 @@ from cnncc.edges.onnx_import.activation import TABLE as ACTIVATION
 from cnncc.edges.onnx_import.control import TABLE as CONTROL
 from cnncc.edges.onnx_import.conv import TABLE as CONV
 from cnncc.edges.onnx_import.elementwise import TABLE as ELEMENTWISE
+from cnncc.edges.onnx_import.generate import TABLE as GENERATE
 from cnncc.edges.onnx_import.index import TABLE as INDEX
 from cnncc.edges.onnx_import.matmul import TABLE as MATMUL
 from cnncc.edges.onnx_import.norm import TABLE as NORM
@@ -31,6 +32,7 @@ STANDARD: dict[str, ImportFunction] = {
     **MATMUL,
     **REDUCE,
     **SHAPE,
+    **GENERATE,
     **INDEX,
     **SELECT,
     **RESIZE,
