@@ -76,6 +76,7 @@ batch_norm = define(
     reference=_batch_reference,
     grad=_batch_grad,
     element=_batch_element,
+    moves=False,
     samples=(
         Sample((Arg((2, 3, 4, 5)), _C, _C, _C, _VAR), EpsAttrs()),
         Sample((Arg((4, 3)), _C, _C, _C, _VAR), EpsAttrs(1e-3)),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnncc.ir.dims import Dim
 from cnncc.ir.types import Type
+from cnncc.ops.half import HALF, WIDE, wide_operand
 
 if TYPE_CHECKING:
     from cnncc.ops.math import Math
@@ -140,7 +141,12 @@ def _divides(factor: int, extent: Dim) -> bool:
 
 
 def element_at(op: Any, c: Lowering, attrs: Any, out: Type, xs: Sequence[Operand], index: tuple[Any, ...]) -> Any:
-    """One element of a fusible op's result at a logical index."""
-    if op.element is not None:
+    """One element of a fusible op's result at a logical index; half precision is computed in float32."""
+    if op.element is not None and (op.moves or out.dtype not in HALF):
         return op.element(c, attrs, out, xs, index)
-    return op.formula(c.math, attrs, *(x.broadcast(index) for x in xs))
+    wide = [wide_operand(c, x) for x in xs]
+    if op.element is not None:
+        value = op.element(c, attrs, out.with_(dtype=WIDE), wide, index)
+    else:
+        value = op.formula(c.math, attrs, *(x.broadcast(index) for x in wide))
+    return c.math.cast(value, out.dtype) if out.dtype in HALF else value

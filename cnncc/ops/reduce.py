@@ -245,6 +245,7 @@ size = define(
     ),
     grad=no_gradient,
     element=_size_element,
+    moves=False,
     normalise=_canonical,
     samples=(Sample((Arg((2, 3, 4)),), SizeAttrs((0, 2))), Sample((Arg((2, 3), "i64"),), SizeAttrs())),
     doc="The number of elements along axes, as a scalar of x's dtype; for symbolic shapes.",

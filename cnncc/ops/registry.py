@@ -15,6 +15,7 @@ import numpy as np
 
 from cnncc.errors import GraphError
 from cnncc.ir.types import Type
+from cnncc.ops.half import wide_array, widened
 
 if TYPE_CHECKING:
     from cnncc.ir.graph import Value
@@ -77,6 +78,7 @@ class Op:
         functions (numpy in the interpreter, TVM expressions in kernels; see cnncc/ops/math.py).
     element(c, attrs, out, xs, index) -> expression: ops whose every result element needs few operand elements
         (pad, slice, concat, ...): the value at a logical index. Such ops fuse into any kernel, in any layout.
+        `moves`: they compute nothing, so that half precision needs no detour through float32.
     compute(c, attrs, outs, xs) -> Operand or tuple: the plain te definition of the others, what the fallback schedules.
     normalise(attrs, *types) -> attrs in their one canonical form.
     """
@@ -90,6 +92,7 @@ class Op:
     no_grad: str = ""
     formula: Callable[..., Any] | None = None
     element: Callable[[Lowering, Any, Type, Sequence[Operand], tuple[Any, ...]], Any] | None = None
+    moves: bool = True
     compute: Callable[[Lowering, Any, Sequence[Type], Sequence[Operand]], Any] | None = None
     normalise: Callable[..., Any] | None = None
     samples: tuple[Sample, ...] = ()
@@ -129,9 +132,10 @@ class Op:
         return result if isinstance(result, tuple) else (result,)
 
     def run(self, attrs: Any, arrays: Sequence[np.ndarray | None]) -> tuple[np.ndarray, ...]:
-        """The reference on numpy arrays, results in the inferred dtypes."""
+        """The reference on numpy arrays, results in the inferred dtypes; half precision is computed in float32."""
         types = self.infer_types(attrs, [None if a is None else Type.of(a) for a in arrays])
-        padded = list(arrays) + [None] * (0 if self.variadic else len(self.inputs) - len(arrays))
+        padded = [wide_array(a) for a in arrays]
+        padded += [None] * (0 if self.variadic else len(self.inputs) - len(arrays))
         if self.reference is not None:
             with np.errstate(all="ignore"):
                 result = self.reference(attrs, *padded)
@@ -151,6 +155,8 @@ TABLE: dict[str, Op] = {}
 def define(name: str, inputs: tuple[str, ...], *, infer: Callable[..., Any], **fields: Any) -> Op:
     """Declare an op and enter it into the table. See `Op` for the fields; `doc` defaults to infer's docstring."""
     assert name not in TABLE, f"{name} is defined twice"
+    if fields.get("compute") is not None:
+        fields["compute"] = widened(fields["compute"])
     op = Op(name, inputs, infer=infer, **fields)
     assert op.grad is not None or op.no_grad, f"{name}: give grad or no_grad='reason'"
     assert op.fusible or op.compute is not None, f"{name}: give formula, element or compute"

@@ -256,6 +256,7 @@ resize = define(
     reference=_reference,
     grad=_grad,
     element=_element,
+    moves=False,
     normalise=_canonical,
     samples=(
         *(Sample((_X,), ResizeAttrs(size, *mode)) for mode in _MODES for size in ((7, 3),)),

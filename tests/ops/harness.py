@@ -173,6 +173,12 @@ def blocked(case: Case) -> tuple[list[Type | None], list[Type]] | None:
     return [block(t) for t in case.types], [t.with_(layout=channels(4)) if t.rank >= 3 else t for t in outs]
 
 
+def half(case: Case) -> list[Type | None] | None:
+    """Operand types with float16 for float32; None where there are none."""
+    types = [t if t is None or t.dtype != "f32" else t.with_(dtype="f16") for t in case.types]
+    return types if types != case.types and case.op.name != "to_layout" else None
+
+
 @functools.cache
 def library(name: str) -> Any:
     """All samples of an op, compiled: functions f0, f1, ..., with a symbolic batch s0, s1, ..., in blocks b0."""
@@ -187,6 +193,9 @@ def library(name: str) -> Any:
         if free is not None:
             functions[f"s{k}"] = prim_func(case.op, *free, case.op.infer_types(*free))
     first = Case(lookup(name), 0)
+    in_half = half(first)
+    if in_half is not None:
+        functions["h0"] = prim_func(first.op, first.attrs, in_half, first.op.infer_types(first.attrs, in_half))
     in_blocks = blocked(first)
     if in_blocks is not None:
         functions["b0"] = prim_func(first.op, first.attrs, *in_blocks)
@@ -220,6 +229,17 @@ def run_blocked(case: Case, arrays: Sequence[np.ndarray | None]) -> list[np.ndar
     operands = [aligned(t.layout.pack(a)) for t, a in zip(types[0], arrays, strict=True) if t is not None]
     results = [aligned(np.ones([int(d) for d in t.physical], t.numpy)) for t in types[1]]  # type: ignore[call-overload]
     library(case.op.name)["b0"](*(tvm.runtime.from_dlpack(a) for a in (*operands, *results)))
+    return results
+
+
+def run_half(case: Case, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+    """The compiled op on arrays of float16."""
+    import tvm
+
+    outs = case.op.infer_types(case.attrs, [None if a is None else Type.of(a) for a in arrays])
+    operands = [aligned(a) for a in arrays if a is not None]
+    results = [aligned(np.zeros([int(d) for d in t.shape], t.numpy)) for t in outs]  # type: ignore[call-overload]
+    library(case.op.name)["h0"](*(tvm.runtime.from_dlpack(a) for a in (*operands, *results)))
     return results
 
 

@@ -16,8 +16,10 @@ from tests.ops.harness import (
     all_cases,
     batch_operands,
     blocked,
+    half,
     run_blocked,
     run_compiled,
+    run_half,
     run_reference,
     symbolic,
 )
@@ -107,3 +109,17 @@ def test_blocked_layouts(name: str):
     expected = run_reference(case, arrays)
     for actual, e, type_ in zip(run_blocked(case, arrays), expected, blocked(case)[1], strict=True):
         assert_close(actual, type_.layout.pack(e), case.kind, case.dtype, str(case))
+
+
+@pytest.mark.parametrize("name", [c.op.name for c in CASES if c.number == 0 and half(c) is not None])
+def test_half_precision(name: str):
+    """float16 is read as float32 and rounded once, in the result."""
+    case = Case(TABLE[name], 0)
+    arrays = [a if a is None or a.dtype != np.float32 else a.astype(np.float16) for a in case.arrays()]
+    expected = run_reference(case, arrays)
+    wide = run_reference(case, [a if a is None or a.dtype != np.float16 else a.astype(np.float32) for a in arrays])
+    for actual, e, w in zip(run_half(case, arrays), expected, wide, strict=True):
+        dtype = "f16" if e.dtype == np.float16 else case.dtype
+        if dtype == "f16":
+            assert_close(e, w.astype(np.float16), "exact")
+        assert_close(actual, e, case.kind if case.kind != "winograd" else "conv", dtype, str(case))
