@@ -248,9 +248,11 @@ class Call:
         """x in another element type; x itself where it has it already."""
         return x if x.type.dtype == dtype else self.op("cast", x, dtype=dtype)
 
-    def need_float(self, index: int) -> Value:
-        """An input that must be floating point."""
+    def need_float(self, index: int, rank: int | None = None) -> Value:
+        """An input that must be floating point, and perhaps of a certain rank."""
         value = self.value(index)
+        if rank is not None and value.type.rank != rank:
+            self.fail(f"input {index} must have rank {rank}, got {value.type.rank}")
         if not is_float(value.type.dtype):
             self.fail(f"input {index} must be floating point, got {value.type.dtype}")
         return value

@@ -27,7 +27,9 @@ def batch_norm(n: Call) -> Results:
 
 def instance_norm(n: Call) -> Results:
     """InstanceNormalization."""
-    x, scale, bias = n.value(0), n.value(1), n.value(2)
+    x, scale, bias = n.value(0), n.need_float(1, 1), n.need_float(2, 1)
+    if x.type.rank < 2:
+        n.fail(f"the input must have rank 2 or more, got {x.type.rank}")
     n.equate(x.type.shape[1], scale.type.shape[0], "input channels and elements of scale", True)
     return n.op("instance_norm", x, scale, bias, eps=n.attr_float("epsilon", 1e-5))
 

@@ -107,13 +107,14 @@ def recurrent(n: Call) -> Results:
     """LSTM, GRU or RNN: all hidden states, the last ones, the last cell states."""
     gates, defaults, step = _KINDS[n.op_type]
     batch_first = bool(n.attr_int("layout"))
-    x, w, r = (n.need_float(i) for i in range(3))
+    x, w, r = (n.need_float(i, 3) for i in range(3))
     if batch_first:
         x = n.transpose(x, (1, 0, 2))
     length, batch, width = x.type.shape
     directions, hidden = w.type.shape[0], n.attr_int("hidden_size") or r.type.shape[-1]
     _check(n, length, hidden)
-    assert isinstance(length, int)
+    if not isinstance(length, int) or directions not in (1, 2):
+        n.fail(f"W must have 1 or 2 directions, got {directions}")
     assert isinstance(directions, int)
     names = [a.decode() for a in n.attributes["activations"].strings] if "activations" in n.attributes else []
     states: list[list[Value]] = [[], []]

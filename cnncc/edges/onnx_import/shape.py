@@ -57,6 +57,8 @@ def transpose(n: Call) -> Results:
     rank = n.rank(0)
     perm = n.attr_ints("perm")
     perm = tuple(reversed(range(rank))) if perm is None else perm
+    if sorted(perm) != list(range(rank)):
+        n.fail(f"perm must hold each axis from 0 to {rank - 1} once, got {perm}")
     if perm == tuple(range(rank)):
         return n.tensor(0)
     return n.op("transpose", n.value(0), perm=perm)
