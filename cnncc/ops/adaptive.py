@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from cnncc.errors import GraphError
-from cnncc.ir.dims import Dim, normal, shape_text
+from cnncc.ir.dims import Dim, normal, product, shape_text
 from cnncc.ir.types import Type
-from cnncc.ops.common import check_float, check_rank, check_shape, known
+from cnncc.ops.common import Gradients, check_float, check_rank, check_shape, known
 from cnncc.ops.lowering import Lowering, Operand
 from cnncc.ops.reducers import is_extreme, maximum, smallest
 from cnncc.ops.registry import Arg, Sample, define
@@ -224,6 +224,75 @@ adaptive_max_pool = define(
 )
 
 
+def _places(x: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Row-major index into x of the first largest element of each window, [N, C, *size]."""
+    found = np.zeros((*x.shape[:2], *size), np.int64)
+    rows = np.arange(x.shape[0] * x.shape[1]).reshape(x.shape[:2])
+    for o, where in _windows(_spans(x.shape[2:], size)):
+        part = x[last(where)]
+        place = np.unravel_index(part.reshape(*x.shape[:2], -1).argmax(-1), part.shape[2:])
+        flat = rows
+        for p, w, d in zip(place, where, x.shape[2:], strict=True):
+            flat = flat * d + p + w.start
+        found[last(o)] = flat
+    return found
+
+
+def _flat(c: Lowering, x: Operand, at: Sequence[Any]) -> Any:
+    """The row-major number of a position within its channel, as i32."""
+    from tvm import tirx
+
+    number: Any = at[0]
+    for p, d in zip(at[1:], x.type.shape[3:], strict=True):
+        number = number * c.dim(d) + p
+    return tirx.Cast("int32", number)
+
+
+def _first_stage(c: Lowering, x: Operand, size: Sequence[Dim]) -> Operand:
+    """Where in its channel the first largest element of each window lies, as an i32 stage."""
+    from tvm import te, tirx
+
+    spans = _spans(x.type.shape[2:], size)
+    shape = (*x.type.shape[:2], *size)
+    top = _max_compute(c, AdaptiveAttrs(tuple(size)), [Type(x.type.dtype, shape)], [x])
+    rk = _axes(c, spans, "t")
+    none = tirx.max_value("int32")
+
+    def place(n: Any, ch: Any, *o: Any) -> Any:
+        at, tests = _taps(c, spans, o, rk)
+        found = tirx.Select(is_extreme(x(n, ch, *at), top(n, ch, *o)), _flat(c, x, at), none)
+        return te.min(_guarded(c, tests, found, none), axis=rk)
+
+    return c.stage(Type("i32", shape), place, "first")
+
+
+def _indices_compute(c: Lowering, attrs: AdaptiveAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:
+    from tvm import tirx
+
+    (x,) = xs
+    first = _first_stage(c, x, attrs.size)
+    _, channels, *space = x.type.shape
+
+    def element(n: Any, ch: Any, *o: Any) -> Any:
+        return (n * c.dim(channels) + ch) * c.dim(product(space)) + tirx.Cast("int64", first(n, ch, *o))
+
+    return c.stage(outs[0], element, "adaptive_max_pool_indices")
+
+
+adaptive_max_pool_indices = define(
+    "adaptive_max_pool_indices",
+    ("x",),
+    attrs=AdaptiveAttrs,
+    infer=lambda attrs, x: _infer(attrs, x).with_(dtype="i64"),
+    reference=lambda attrs, x: _places(x, known(attrs.size, "size")),
+    no_grad="the result is an index",
+    compute=_indices_compute,
+    normalise=_canonical,
+    samples=tuple(Sample((Arg(x),), AdaptiveAttrs(size)) for x, size in _SHAPES),
+    doc="Row-major index into x of the first largest element of each window.",
+)
+
+
 @dataclass(frozen=True)
 class AdaptiveMaxDxAttrs:
     """Both sizes are those of the operands."""
@@ -240,13 +309,19 @@ def _max_dx_infer(attrs: AdaptiveMaxDxAttrs, x: Type, dy: Type) -> Type:
 
 
 def _max_dx_reference(attrs: AdaptiveMaxDxAttrs, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    dx = np.zeros_like(x)
-    for o, where in _windows(_spans(x.shape[2:], dy.shape[2:])):
-        part = x[last(where)]
-        place = np.unravel_index(part.reshape(*x.shape[:2], -1).argmax(-1), part.shape[2:])
-        n, ch = np.indices(x.shape[:2])
-        np.add.at(dx, (n, ch, *(p + w.start for p, w in zip(place, where, strict=True))), dy[last(o)])
-    return dx
+    dx = np.zeros(x.size, x.dtype)
+    np.add.at(dx, _places(x, dy.shape[2:]), dy)
+    return dx.reshape(x.shape)
+
+
+def _max_dx_grad(g: Any) -> Gradients:
+    """dx is linear in dy: ddy takes the elements of ddx that were largest; almost nowhere does it depend on x."""
+    if not g.needs(1):
+        return None, None
+    x, dy = g.inputs
+    places = g.b.adaptive_max_pool_indices(x, size=dy.type.shape[2:])
+    flat = g.b.reshape(g.dy, shape=(x.type.elements,))
+    return None, g.b.gather(flat, places)
 
 
 def _max_dx_compute(c: Lowering, attrs: AdaptiveMaxDxAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:
@@ -254,30 +329,14 @@ def _max_dx_compute(c: Lowering, attrs: AdaptiveMaxDxAttrs, outs: Sequence[Type]
 
     x, dy = xs
     size = dy.type.shape[2:]
-    windows, back = _spans(x.type.shape[2:], size), _spans(size, x.type.shape[2:])
-    top = _max_compute(c, AdaptiveAttrs(size), [Type(x.type.dtype, dy.type.shape)], [x])
-    rk = _axes(c, windows, "t")
-    none = tirx.max_value("int32")
-
-    def flat(at: Sequence[Any]) -> Any:
-        """The row-major number of a position."""
-        number: Any = at[0]
-        for p, d in zip(at[1:], x.type.shape[3:], strict=True):
-            number = number * c.dim(d) + p
-        return tirx.Cast("int32", number)
-
-    def place(n: Any, ch: Any, *o: Any) -> Any:
-        at, tests = _taps(c, windows, o, rk)
-        found = tirx.Select(is_extreme(x(n, ch, *at), top(n, ch, *o)), flat(at), none)
-        return te.min(_guarded(c, tests, found, none), axis=rk)
-
-    first = c.stage(Type("i32", dy.type.shape), place, "first")
+    back = _spans(size, x.type.shape[2:])
+    first = _first_stage(c, x, size)
     ro = _axes(c, back, "o")
     zero = c.const(0, x.type.dtype)
 
     def element(n: Any, ch: Any, *i: Any) -> Any:
         o, tests = _taps(c, back, i, ro)
-        taken = tirx.Select(tirx.EQ(first(n, ch, *o), flat(i)), dy(n, ch, *o), zero)
+        taken = tirx.Select(tirx.EQ(first(n, ch, *o), _flat(c, x, i)), dy(n, ch, *o), zero)
         return te.sum(_guarded(c, tests, taken, zero), axis=ro)
 
     return c.stage(outs[0], element, "adaptive_max_pool_dx")
@@ -289,7 +348,7 @@ adaptive_max_pool_dx = define(
     attrs=AdaptiveMaxDxAttrs,
     infer=_max_dx_infer,
     reference=_max_dx_reference,
-    no_grad="second derivatives of adaptive max pooling are not known here",
+    grad=_max_dx_grad,
     compute=_max_dx_compute,
     samples=tuple(Sample((Arg(x), Arg((*x[:2], *size)))) for x, size in _SHAPES),
     doc="The data gradient of adaptive_max_pool; ties go to the first element.",

@@ -300,11 +300,10 @@ def _max_dx_grad(g: Any) -> Gradients:
     """dx is linear in dy: ddy takes the elements of ddx that were largest; almost nowhere does it depend on x."""
     ddy = None
     if g.needs(1):
-        a, (x, dy) = g.attrs, g.inputs
+        a, x = g.attrs, g.inputs[0]
         where = g.b.max_pool_indices(x, kernel=a.kernel, strides=a.strides, pads=a.pads, dilations=a.dilations,
                                      ceil=a.ceil)  # fmt: skip
-        flat = g.b.gather(g.b.reshape(g.dy, shape=(x.type.elements,)), g.b.reshape(where, shape=(dy.type.elements,)))
-        ddy = g.b.reshape(flat, shape=dy.type.shape)
+        ddy = g.b.gather(g.b.reshape(g.dy, shape=(x.type.elements,)), where)
     return None, ddy
 
 

@@ -71,14 +71,28 @@ def test_functions_at_the_limits(name: str):
     assert_close(actual, expected, "reduction")
 
 
-@pytest.mark.parametrize("name", ["max_pool", "reduce_max", "reduce_min", "argmax", "argmin", "adaptive_max_pool"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "max_pool",
+        "reduce_max",
+        "reduce_min",
+        "argmax",
+        "argmin",
+        "adaptive_max_pool",
+        "max_pool_indices",
+        "adaptive_max_pool_indices",
+    ],
+)
 def test_nan_wins_every_extreme(name: str):
     x = np.random.default_rng(0).standard_normal((1, 2, 6, 6)).astype(np.float32)
     x[0, 0, 2, 3] = x[0, 1, 0, 0] = NAN
     x[0, 1, 5, 5] = INF
     attributes = {
         "max_pool": {"kernel": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)},
+        "max_pool_indices": {"kernel": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)},
         "adaptive_max_pool": {"size": (4, 4)},
+        "adaptive_max_pool_indices": {"size": (4, 4)},
         "argmax": {"axis": 3},
         "argmin": {"axis": 2},
     }.get(name, {"axes": (2, 3)})
