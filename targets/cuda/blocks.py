@@ -205,7 +205,9 @@ def _suits_lanes(stmt: Any, lane: Any) -> bool:
     import tvm_ffi
     from tvm import tirx
 
-    varying, comparisons, casts = [lane], [], []
+    varying: list[Any] = [lane]
+    comparisons: list[Any] = []
+    casts: list[str] = []
     kinds = (tirx.EQ, tirx.NE, tirx.LT, tirx.LE, tirx.GT, tirx.GE)
 
     def bind(node: Any) -> None:

@@ -113,7 +113,8 @@ def narrow_indices(prim_func: Any) -> Any:
     import tvm_ffi
     from tvm import s_tir, tirx
 
-    buffers, casts = list(prim_func.params), []
+    buffers: list[Any] = list(prim_func.params)
+    casts: list[str] = []
     tvm_ffi.structural_walk(
         prim_func.body,
         [

@@ -103,8 +103,8 @@ def _result(problem: MatmulProblem, x: Any, value: Callable[[Any, Any, Any], Any
     from cnncc.targets.cuda.expr import const, extent
 
     if problem.batch == 1:
-        shape = (extent(x.shape[0]), const(problem.n))
-        return te.compute(shape, lambda i, j: finish(value(const(0), i, j), (i, j)), name="out")
+        rows = extent(x.shape[0])
+        return te.compute((rows, const(problem.n)), lambda i, j: finish(value(const(0), i, j), (i, j)), name="out")
     shape = (const(problem.batch), extent(x.shape[1]), const(problem.n))
     return te.compute(shape, lambda b, i, j: finish(value(b, i, j), (b, i, j)), name="out")
 

@@ -172,7 +172,7 @@ def test_a_training_step_equals_the_one_on_the_cpu(monkeypatch: pytest.MonkeyPat
     def net() -> Any:
         return nn.Sequential(
             nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(6, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 5 * 5, 10),
+            nn.Conv2d(6, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 5 * 5, 10),
         )  # fmt: skip
 
     choose = runtime._engine
