@@ -18,14 +18,15 @@ from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
 SCRATCH = 384 << 10  # bytes of stack a thread may use for its copy of the input
-LATENCY = 9.5  # multiply-adds that must be independent to keep the pipelines full
+LATENCY = 8.8  # multiply-adds that must be independent to keep the pipelines full; a soft limit
 BROADCAST = 0.75  # of a vector load: a scalar that fills a register
 PER_TILE = 2.0  # multiply-adds that clearing, finishing and storing one accumulator take the time of
-PER_STEP = 0.4  # of one step's counter and addresses
+PER_STEP = 0.2  # of one step's counter and addresses
 PER_LOOP = 3.0  # of one run of the innermost loop: its mispredicted exit, the next one's addresses
 PER_COPY = 4.0  # of copying one vector of input
 FROM_L2, FROM_L3 = 24.0, 8.0  # bytes of weights that arrive in a multiply-add's time
 EXPOSED = 0.02  # multiply-adds that a byte from the third-level cache costs although it is fetched ahead
+ONE_CORE = 0.6  # of the machine's memory bandwidth that one core can use
 PER_TASK = 300.0  # of starting a task
 FORK_SECONDS = 6e-6  # starting the threads and waiting for the last
 
@@ -100,8 +101,9 @@ def copied(problem: ConvProblem, group: tuple[int, ...], depth: int) -> int:
 @lru_cache(maxsize=4096)
 def choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTile:
     """The tile with the least modelled time: the register tile first, then what a task does. Ties go to the first."""
+    tiles = list(_register_tiles(problem, target, reduction))
     pixels, vectors = min(
-        _register_tiles(problem, target, reduction),
+        [tile for tile in tiles if _groups(problem, reduction, tile[0])] or tiles,
         key=lambda tile: _pixels_time(target, reduction, problem.out, *tile) / tile[1],
     )
     candidates = [
@@ -143,10 +145,21 @@ def _pixels_time(
     return sum(count * tile_time(target, reduction, size, vectors) for count, size in shapes)
 
 
+def memory_rate(target: Target, parallel: bool) -> float:
+    """Bytes a second from memory: one of several cores does not use all there is."""
+    return target.gbytes_per_second * 1e9 * (ONE_CORE if target.threads > 1 and not parallel else 1.0)
+
+
+def step_time(pixels: int, vectors: int) -> float:
+    """Time of one step of a register tile, its operands at hand."""
+    busy = max(pixels * vectors, BROADCAST * pixels + vectors)
+    return (busy**8 + LATENCY**8) ** 0.125 + 0.01 * (pixels + vectors) + PER_STEP
+
+
 def tile_time(target: Target, reduction: Reduction, pixels: int, vectors: int) -> float:
     """Time of one register tile's whole reduction and epilogue."""
     v = vectors * target.block // target.lanes()
-    step = max(pixels * v, BROADCAST * pixels + v, LATENCY) + 0.02 * (pixels + v) + PER_STEP
+    step = step_time(pixels, v)
     loaded = 4 * target.lanes() * v
     if loaded * reduction.steps > target.l2 // 2:
         step = max(step, loaded / FROM_L3)
@@ -156,12 +169,16 @@ def tile_time(target: Target, reduction: Reduction, pixels: int, vectors: int) -
 
 
 def _groups(problem: ConvProblem, reduction: Reduction, pixels: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Groups of pixels for a task, of which a padded copy fits the scratch; at least the smallest there are."""
-    axes = [[g for g in divisors(o) if g >= q] for o, q in zip(problem.out, pixels, strict=True)]
+    """Groups of pixels for a task, of which a padded copy fits the scratch.
+
+    Only a group that ends where its axis ends may end in a narrower tile: the tile's store knows the bound of the axis,
+    not that of the group, and would write over the next group, which another thread may have finished.
+    """
+    axes = [[g for g in divisors(o) if g == o or g % q == 0] for o, q in zip(problem.out, pixels, strict=True)]
     groups = sorted(product(*axes), key=math.prod, reverse=True)
     if not any(problem.pads):
         return groups
-    return [g for g in groups if copied(problem, g, reduction.depth) <= SCRATCH] or groups[-1:]
+    return [g for g in groups if copied(problem, g, reduction.depth) <= SCRATCH]
 
 
 def conv_cost(problem: ConvProblem, target: Target, reduction: Reduction, tile: ConvTile) -> Cost:
@@ -185,5 +202,5 @@ def conv_cost(problem: ConvProblem, target: Target, reduction: Reduction, tile: 
     w = 4.0 * problem.oc * (problem.ic // problem.groups) * math.prod(problem.kernel)
     y = 4.0 * problem.batch * problem.oc * math.prod(problem.out)
     total = x + w + y
-    bandwidth = target.gbytes_per_second * 1e9 * (1.0 if total > target.l3 // 2 else 3.0)
+    bandwidth = memory_rate(target, tile.parallel) * (1.0 if total > target.l3 // 2 else 3.0)
     return Cost(max(busy, total / bandwidth), 2.0 * problem.macs, total)
