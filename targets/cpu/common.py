@@ -97,7 +97,8 @@ def has_block(sch: Any, name: str) -> bool:
 def schedule_tile(sch: Any, problem: ConvProblem, tile: ConvTile) -> None:
     """The recipe: tasks (batch, groups of pixels, chunks of output channels), in them register tiles, reduction inside.
 
-    Stages: "pad" and "spread" (where there are such: input and weights made ready in scratch), "acc" with loops batch, output blocks, pixels, lanes, reduction; "out".
+    Stages: "pad" and "spread" (where there are such: input and weights made ready in scratch), "acc" with loops batch,
+    output blocks, pixels, lanes, reduction; "out".
     """
     r = problem.rank
     acc, out = sch.get_sblock("acc"), sch.get_sblock("out")

@@ -26,7 +26,8 @@ PER_LOOP = 3.0  # of one run of the innermost loop: its mispredicted exit, the n
 PER_COPY = 4.0  # of copying one vector of input
 FROM_L2, FROM_L3 = 24.0, 8.0  # bytes of weights that arrive in a multiply-add's time
 EXPOSED = 0.02  # multiply-adds that a byte from the third-level cache costs although it is fetched ahead
-ONE_CORE = 0.6  # of the machine's memory bandwidth that one core can use
+ONE_CORE = 0.6  # of the machine's memory bandwidth that one of several cores can use
+IN_CACHE = 3.0  # times faster than memory is the third-level cache
 PER_TASK = 300.0  # of starting a task
 FORK_SECONDS = 6e-6  # starting the threads and waiting for the last
 
@@ -145,9 +146,10 @@ def _pixels_time(
     return sum(count * tile_time(target, reduction, size, vectors) for count, size in shapes)
 
 
-def memory_rate(target: Target, parallel: bool) -> float:
-    """Bytes a second from memory: one of several cores does not use all there is."""
-    return target.gbytes_per_second * 1e9 * (ONE_CORE if target.threads > 1 and not parallel else 1.0)
+def memory_seconds(target: Target, moved: float, share: float = 1.0) -> float:
+    """Time to move so many bytes, of which the busiest core moves a share: one of several cannot use all bandwidth."""
+    rate = target.gbytes_per_second * 1e9 * (1.0 if moved > target.l3 // 2 else IN_CACHE)
+    return max(moved, share * moved / ONE_CORE if target.threads > 1 else 0.0) / rate
 
 
 def step_time(pixels: int, vectors: int) -> float:
@@ -202,5 +204,4 @@ def conv_cost(problem: ConvProblem, target: Target, reduction: Reduction, tile: 
     w = 4.0 * problem.oc * (problem.ic // problem.groups) * math.prod(problem.kernel)
     y = 4.0 * problem.batch * problem.oc * math.prod(problem.out)
     total = x + w + y
-    bandwidth = memory_rate(target, tile.parallel) * (1.0 if total > target.l3 // 2 else 3.0)
-    return Cost(max(busy, total / bandwidth), 2.0 * problem.macs, total)
+    return Cost(max(busy, memory_seconds(target, total, rounds / tasks)), 2.0 * problem.macs, total)
