@@ -206,6 +206,25 @@ def compile_cubin(source: str, arch: str) -> tuple[bytes, list[KernelResources]]
     known = nvcc_architectures(nvcc)
     if arch not in known:
         raise ScheduleError(f"CUDA compiler: {nvcc} compiles for {', '.join(known) or 'nothing'}, got {arch!r}")
+    cubin, resources = _run_nvcc(nvcc, source, arch)
+    spilled = [record.name for record in resources if record.spill_stores or record.spill_loads]
+    if spilled:
+        # The assembler aims at many blocks on a multiprocessor, sometimes for a few registers too few.
+        relaxed, again = _run_nvcc(nvcc, _allow_registers(source, spilled), arch)
+        if sum(r.spill_stores + r.spill_loads for r in again) < sum(r.spill_stores + r.spill_loads for r in resources):
+            return relaxed, again
+    return cubin, resources
+
+
+def _allow_registers(source: str, names: Iterable[str]) -> str:
+    """Source in which one block on a multiprocessor is enough for these kernels: their threads may use every register
+    that the block's size allows."""
+    for name in names:
+        source = re.sub(rf"__launch_bounds__\((\d+)\) {name}\(", rf"__launch_bounds__(\1, 1) {name}(", source)
+    return source
+
+
+def _run_nvcc(nvcc: str, source: str, arch: str) -> tuple[bytes, list[KernelResources]]:
     with tempfile.TemporaryDirectory(prefix="cnncc-cuda-") as folder:
         code, cubin = Path(folder) / "kernels.cu", Path(folder) / "kernels.cubin"
         code.write_text(source)

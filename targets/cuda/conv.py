@@ -141,7 +141,7 @@ def _define(problem: ConvProblem, tile: GemmTile, x: Any, w: Any, finish: Callab
 def _schedule(sch: Schedule, problem: ConvProblem, tile: GemmTile, target: Target) -> None:
     from cnncc.targets.cuda.expr import const
 
-    inline_prologue(sch, ("left", "right", "acc", "flat", "out"))
+    inline_prologue(sch, ("left", "right", "acc", "total", "flat", "out"))
 
     def to_product(n: Any, c: Any, *pixel: Any) -> tuple[Any, Any]:
         column = n

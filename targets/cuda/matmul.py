@@ -124,7 +124,7 @@ def _define(problem: MatmulProblem, tile: GemmTile, x: Any, w: Any, finish: Call
 
 
 def _schedule(sch: Schedule, problem: MatmulProblem, tile: GemmTile, target: Target) -> None:
-    inline_prologue(sch, ("left", "right", "acc", "flat", "out"))
+    inline_prologue(sch, ("left", "right", "acc", "total", "flat", "out"))
     *batch, row, column = sch.get_loops(sch.get_sblock("out"))
     outer = batch[0] if batch else sch.add_unit_loop(row)
     schedule_product(sch, (outer, row, column), tile, left_along_k=True, right_along_k=problem.transposed)
