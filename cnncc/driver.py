@@ -14,7 +14,7 @@ import numpy as np
 from cnncc.errors import UnsupportedError
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.types import Type
-from cnncc.passes.manager import Accuracy
+from cnncc.passes.manager import Accuracy, Pass
 from cnncc.targets.target import Target
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def compile(
     shapes: Shapes | Sequence[Any] | None = None,
     accuracy: Accuracy = "default",
     *,
+    passes: Sequence[Pass] | None = None,
     progress: Progress | None = None,
     dump: str | os.PathLike[str] | None = None,
 ) -> Executable:
@@ -57,6 +58,7 @@ def compile(
     threads: threads a run may use (default: the processors this process may use).
     shapes: {"input": (1, 3, 224, 224)} fixes symbolic dimensions. Left out, a symbolic batch stays symbolic.
     accuracy: "strict" (the sums of the definition), "default" (Winograd where its bound holds), "fast".
+    passes: what runs in place of `cnncc.passes.INFERENCE`; it must end with `cnncc.passes.LOWERING`.
     dump: a folder for the IR after every pass.
 
     Raises ModelFileError, UnsupportedError (all unsupported operators at once), GraphError.
@@ -73,9 +75,11 @@ def compile(
 
     machine = find_target(target, threads)
     folder = None if dump is None else Path(dump)
-    if open_symbols(graph):
-        return Specializing(graph, lambda g: compile_graph(g, machine, accuracy, progress, folder))  # type: ignore[return-value]
-    return compile_graph(graph, machine, accuracy, progress, folder)
+
+    def compiled(g: Graph) -> Executable:
+        return compile_graph(g, machine, accuracy, progress, folder, passes=passes)
+
+    return Specializing(graph, compiled) if open_symbols(graph) else compiled(graph)  # type: ignore[return-value]
 
 
 def as_graph(model: Any, shapes: Any = None) -> Graph:
@@ -114,6 +118,7 @@ def compile_graph(
     dump: Path | None = None,
     state: Mapping[str, str] | None = None,
     initial: Mapping[str, np.ndarray] | None = None,
+    passes: Sequence[Pass] | None = None,
 ) -> Executable:
     """Compile a graph whose shapes are known up to a symbolic batch.
 
@@ -134,7 +139,7 @@ def compile_graph(
     progress = progress or Progress()
     start = time.perf_counter()
     context = Context(target, accuracy, dump=dump)
-    laid = run_passes(graph, INFERENCE if state is None else TRAINING, context)
+    laid = run_passes(graph, passes or (INFERENCE if state is None else TRAINING), context)
     for name, seconds in context.seconds.items():
         progress.seconds[name] = progress.seconds.get(name, 0.0) + seconds
         progress.on_stage(name, seconds)
@@ -158,7 +163,8 @@ def compile_graph(
     plan = plan_memory(laid, workspaces)
     start = progress.stage("plan-memory", start)
     used = {symbols[n] for n in laid.nodes if n not in plan.skipped}
-    notes: dict[str, Any] = {"name": graph.name, "accuracy": accuracy, "calls": describe_calls(laid, plan, symbols, target)}
+    calls = describe_calls(laid, plan, symbols, target)
+    notes: dict[str, Any] = {"name": graph.name, "accuracy": accuracy, "calls": calls}
     wanted = {s: sources[s] for s in sources if s in used}
     if target.kind == "cuda":
         from cnncc.targets.cuda.objects import NOTE, build_objects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from cnncc.ir.dims import Dim
@@ -75,4 +76,12 @@ def _pool(node: Node) -> PoolProblem | None:
     )  # fmt: skip
 
 
-_MAKERS = {"conv": _conv, "matmul": _matmul, "pool": _pool}
+_MAKERS: dict[str, Callable[[Node], Any]] = {"conv": _conv, "matmul": _matmul, "pool": _pool}
+
+
+def register_problem(op: str, describe: Callable[[Node], Any]) -> None:
+    """Say what the problem record of an operation from outside the package is, so that algorithms can serve it.
+
+    describe(node): a frozen record, or None where sizes are symbolic. Its text goes into reports.
+    """
+    _MAKERS[op] = describe

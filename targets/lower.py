@@ -21,6 +21,7 @@ from cnncc.ops.registry import lookup
 from cnncc.passes.tiles import tile_record
 from cnncc.runtime.native import import_tvm
 from cnncc.targets.describe import describe
+from cnncc.targets.outside import outside_code
 from cnncc.targets.table import find_algorithm
 from cnncc.targets.target import Target
 
@@ -37,7 +38,7 @@ class Lowered:
 def kernel_key(node: Node) -> str:
     """All that a kernel's code depends on, besides the target: the body with numbered names, algorithm and tiles."""
     assert node.body is not None
-    return f"{attributes(node.attrs)}\n{print_graph(_renamed(node.body))}"
+    return f"{attributes(node.attrs)}\n{print_graph(_renamed(node.body))}\n{outside_code(node)}"
 
 
 def kernel_symbol(node: Node, key: str) -> str:

@@ -4,11 +4,35 @@ from __future__ import annotations
 
 import functools
 
+from cnncc.errors import ScheduleError
 from cnncc.targets.algorithm import Algorithm
 from cnncc.targets.target import Target
 
 GENERIC = "generic"  # elementwise chains and reductions: scheduled from their definition, always applies
 FALLBACK = "fallback"  # the same, for an op that deserves better
+
+_REGISTERED: dict[str, list[Algorithm]] = {"cpu": [], "cuda": []}
+
+
+def register_algorithm(kind: str, algorithm: Algorithm) -> None:
+    """Offer an algorithm from outside the package to every target of a kind ("cpu", "cuda").
+
+    `choose` takes it wherever it applies and its cost is the least. Raises ScheduleError where the name is taken.
+    """
+    if kind not in _REGISTERED:
+        raise ScheduleError(f"algorithms are for {' or '.join(_REGISTERED)}, got {kind!r}")
+    if algorithm.name in (GENERIC, FALLBACK, *(a.name for a in (*_REGISTERED[kind], *_own(kind)))):
+        raise ScheduleError(f"there is an algorithm called {algorithm.name!r} for {kind} already")
+    _REGISTERED[kind].append(algorithm)
+
+
+def registered() -> tuple[Algorithm, ...]:
+    """The algorithms from outside the package, of all kinds."""
+    return tuple(a for every in _REGISTERED.values() for a in every)
+
+
+def _own(kind: str) -> tuple[Algorithm, ...]:
+    return _cpu() if kind == "cpu" else _cuda()
 
 
 @functools.cache
@@ -39,7 +63,7 @@ def _cuda() -> tuple[Algorithm, ...]:
 
 def algorithms(target: Target, op: str = "") -> tuple[Algorithm, ...]:
     """The algorithms of a target, all or those that serve one op (conv, matmul, pool)."""
-    every = _cpu() if target.kind == "cpu" else _cuda()
+    every = (*_REGISTERED[target.kind], *_own(target.kind))
     return tuple(a for a in every if not op or a.op == op)
 
 

@@ -67,4 +67,4 @@ def _plain(value: Any) -> Any:
     """So that attributes hash, compare and print."""
     if isinstance(value, (np.ndarray, np.generic)):
         value = value.tolist()
-    return tuple(map(_plain, value)) if isinstance(value, (list, tuple)) else value
+    return tuple(map(_plain, value)) if isinstance(value, (list, tuple, range)) else value
