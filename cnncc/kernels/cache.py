@@ -44,6 +44,7 @@ class Cache:
             os.environ.get("CNNCC_CACHE_DIR", ""),
             os.environ.get("XDG_CACHE_HOME", ""),
             os.environ.get("CNNCC_CACHE_LIMIT", ""),
+            os.path.expanduser("~"),
         )
 
     def get(self, key: str) -> bytes | None:
@@ -118,8 +119,7 @@ class Cache:
 
 
 @functools.cache
-def _default(chosen: str, xdg: str, limit: str) -> Cache:
-    home = os.path.expanduser("~")
+def _default(chosen: str, xdg: str, limit: str, home: str) -> Cache:
     if not (chosen or xdg or os.path.isabs(home)):  # nobody's home
         return Cache(None)
     folder = Path(chosen) if chosen else Path(xdg or os.path.join(home, ".cache")) / "cnncc"
