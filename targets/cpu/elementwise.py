@@ -50,6 +50,8 @@ def schedule_injective(sch: Any, block: Any, target: Target) -> None:
     """Schedule one injective block at the root."""
     if not is_plain(sch, block) or not get_loops(sch, block):
         return
+    if 0 in Accesses(sch, block).extents:
+        return  # nothing to do, and TVM divides by the extents of loops that it fuses
     split_factors(sch, block)
     merge_loops(sch, block)
     accesses = Accesses(sch, block)
