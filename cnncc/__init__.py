@@ -46,7 +46,7 @@ _PUBLIC = {
 }
 _MODULES = ("nn", "optim", "train", "onnx_backend", "errors")
 
-__all__ = ["__version__", *sorted(_PUBLIC), *_MODULES]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_PUBLIC), *_MODULES]
 
 if TYPE_CHECKING:
     from cnncc.builder import Builder as Builder

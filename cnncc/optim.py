@@ -20,7 +20,9 @@ class Optimizer(Protocol):
         """Names of the state arrays a parameter needs, each of its shape and zero at first."""
         ...
 
-    def update(self, b: Builder, lr: Value, w: Value, g: Value, state: dict[str, Value]) -> tuple[Value, dict[str, Value]]:
+    def update(
+        self, b: Builder, lr: Value, w: Value, g: Value, state: dict[str, Value]
+    ) -> tuple[Value, dict[str, Value]]:
         """The next parameter and state."""
         ...
 
@@ -48,7 +50,9 @@ class SGD:
         """One velocity with momentum, otherwise nothing."""
         return ("momentum_buffer",) if self.momentum else ()
 
-    def update(self, b: Builder, lr: Value, w: Value, g: Value, state: dict[str, Value]) -> tuple[Value, dict[str, Value]]:
+    def update(
+        self, b: Builder, lr: Value, w: Value, g: Value, state: dict[str, Value]
+    ) -> tuple[Value, dict[str, Value]]:
         """See the class."""
         if self.weight_decay:
             g = b.add(g, b.mul(w, self.weight_decay))

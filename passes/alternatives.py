@@ -75,11 +75,10 @@ def _algorithms(node: Node, body: Graph, target: Target, context: Context) -> It
         if reason is None and not algorithm.exact and context.accuracy == "strict":
             reason = "accuracy='strict' asks for the sums of the definition"
         if reason is None and context.accuracy == "default" and algorithm.error_bound("f32") > DEFAULT_BOUND:
-            reason = f"its error bound {algorithm.error_bound('f32'):.1e} is above {DEFAULT_BOUND:.0e}; accuracy='fast' allows it"
-        if reason is None and algorithm.weight_op and not root.inputs[1].is_constant and root.inputs[1] in body.inputs:  # type: ignore[union-attr]
-            operand = node.inputs[body.inputs.index(root.inputs[1])]
-            if operand is None or not operand.is_constant:
-                reason = "the weights are not known at compile time, and preparing them each time costs more"
+            bound = algorithm.error_bound("f32")
+            reason = f"its error bound {bound:.1e} is above {DEFAULT_BOUND:.0e}; accuracy='fast' allows it"
+        if reason is None and algorithm.weight_op and not _weights_known(node, body, root):
+            reason = "the weights are not known at compile time, and preparing them each time costs more"
         if reason is not None:
             context.decline(f"choose {algorithm.name}", node.where, reason)
             continue
@@ -98,6 +97,15 @@ def _algorithms(node: Node, body: Graph, target: Target, context: Context) -> It
         yield Alternative(
             algorithm.name, tuple(operands), (wanted.out,) * len(body.outputs), cost.seconds + extra + LAUNCH
         )
+
+
+def _weights_known(node: Node, body: Graph, root: Node) -> bool:
+    """Whether the anchor's second operand is a constant of the graph."""
+    weights = root.inputs[1]
+    if weights not in body.inputs:
+        return False
+    operand = node.inputs[body.inputs.index(weights)]
+    return operand is not None and operand.is_constant
 
 
 def beside(operand: Type, result: Type, layout: Layout) -> Layout:

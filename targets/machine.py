@@ -80,7 +80,7 @@ def _fmas_per_cycle(target: Target) -> float:
 
 
 def _clock() -> float:
-    """GHz: the highest clock that the system states, else 3. Never the present one: decisions must not change with it."""
+    """GHz: the highest clock that the system states, else 3; not the present one, with which decisions would change."""
     try:
         return int(Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq").read_text()) / 1e6
     except (OSError, ValueError):

@@ -143,7 +143,9 @@ class MatmulProblem:
 
     def __str__(self) -> str:
         batch = f" b{self.batch}" if self.batch != 1 else ""
-        return f"matmul{batch} m{self.m} k{self.k} n{self.n}{' nk' if self.transposed else ' kn'}{'' if self.dtype == 'f32' else ' ' + self.dtype}"
+        order = " nk" if self.transposed else " kn"
+        dtype = "" if self.dtype == "f32" else f" {self.dtype}"
+        return f"matmul{batch} m{self.m} k{self.k} n{self.n}{order}{dtype}"
 
     @staticmethod
     def parse(text: str) -> MatmulProblem:
@@ -188,9 +190,13 @@ class PoolProblem:
     hint: int = 1
 
     def __str__(self) -> str:
-        shape = "x".join(map(str, self.size))
-        return (
-            f"{self.op}_pool n{self.n} c{self.c} {shape}->{'x'.join(map(str, self.out))} k{'x'.join(map(str, self.kernel))}"
-            f" s{'x'.join(map(str, self.strides))} p{'x'.join(map(str, self.pads))} d{'x'.join(map(str, self.dilations))}"
-            f"{' include_pad' if self.include_pad else ''}{'' if self.dtype == 'f32' else ' ' + self.dtype}"
-        )
+        def joined(numbers: tuple[int, ...]) -> str:
+            return "x".join(map(str, numbers))
+
+        parts = [
+            f"{self.op}_pool n{self.n} c{self.c} {joined(self.size)}->{joined(self.out)}",
+            f"k{joined(self.kernel)} s{joined(self.strides)} p{joined(self.pads)} d{joined(self.dilations)}",
+            *(["include_pad"] if self.include_pad else []),
+            *([] if self.dtype == "f32" else [self.dtype]),
+        ]
+        return " ".join(parts)

@@ -73,7 +73,7 @@ def test_contradicting_symbols_name_both_places() -> None:
     graph = b.finish()
     with pytest.raises(GraphError, match=r"N is 2 at input 'a' axis 0, but 3 at input 'b' axis 0"):
         cnncc.compile(graph, shapes={"a": (2, 4), "b": (3, 4)})
-    with pytest.raises(GraphError, match="b: dimension 0 must be N = 2 .*dimension 0 of a.*got 3"):
+    with pytest.raises(GraphError, match=r"b: dimension 0 must be N = 2 .*dimension 0 of a.*got 3"):
         cnncc.compile(graph).run({"a": np.zeros((2, 4), np.float32), "b": np.zeros((3, 4), np.float32)})
 
 

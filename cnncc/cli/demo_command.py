@@ -45,7 +45,7 @@ def command(threads: int | None, quick: bool, as_json: bool) -> None:
 
         out.print(table(result.comparison))
     elif not quick:
-        out.print("Install torch or onnxruntime to see them beside it: pip install 'cnncc[bench]'")
+        out.print("Install torch or onnxruntime to see them beside it: pip install 'cnncc\\[bench]'")
 
 
 def _stages(seconds: dict[str, float]) -> Any:

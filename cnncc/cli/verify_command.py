@@ -63,10 +63,11 @@ def command(
         out = console()
         for r in rows:
             verdict = "ok" if r["ok"] else "DIFFERS"
-            out.print(
-                f"{r['name']}: {verdict}  largest error {r['max_abs']:.3g} ({r['relative']:.3g} of the largest "
-                f"magnitude {r['magnitude']:.4g}) at {r['where']}: {r['actual']:.6g} against {r['expected']:.6g} by {reference}"
+            place = f"at {r['where']}: {r['actual']:.6g} against {r['expected']:.6g} by {reference}"
+            error = (
+                f"largest error {r['max_abs']:.3g} ({r['relative']:.3g} of the largest magnitude {r['magnitude']:.4g})"
             )
+            out.print(f"{r['name']}: {verdict}  {error} {place}", markup=False)
     sys.exit(0 if good else 1)
 
 

@@ -24,7 +24,7 @@ Problem = ConvProblem | MatmulProblem
 
 @dataclass(frozen=True)
 class Shapes:
-    """Logical shapes of a kernel's operands; a symbolic extent is a string. `channel` is the axis the bias runs along."""
+    """Logical shapes of a kernel's operands; a symbolic extent is a string. `channel`: the axis the bias runs along."""
 
     x: tuple[int | str, ...]
     w: tuple[int, ...]
@@ -62,7 +62,8 @@ class Trial:
         import tvm
 
         rng = np.random.default_rng(seed)
-        extents = [tuple(batch if isinstance(d, str) else d for d in s) for s in (self.shapes.x, self.shapes.w)]
+        number = 1 if batch is None else batch
+        extents = [tuple(number if isinstance(d, str) else d for d in s) for s in (self.shapes.x, self.shapes.w)]
         x, w = (rng.standard_normal(e, dtype=np.float32) for e in extents)
         bias = rng.standard_normal(self.shapes.w[self._outputs()], dtype=np.float32)
         padded = self.layouts.x.pack(np.ones_like(x))
@@ -106,7 +107,7 @@ def definition(problem: Problem, x: np.ndarray, w: np.ndarray, bias: np.ndarray)
         from cnncc.ops.conv import ConvAttrs, conv
 
         attrs = ConvAttrs(problem.strides, problem.pads, problem.dilations, problem.groups)
-        y = conv.reference(attrs, x, w)
+        (y,) = conv.run(attrs, [x, w])
         return np.maximum(y + bias.reshape(-1, *[1] * problem.rank), 0)
     return np.maximum(x @ (np.swapaxes(w, -1, -2) if problem.transposed else w) + bias, 0)
 

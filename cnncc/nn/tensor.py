@@ -190,10 +190,7 @@ class Tensor:
         extent = self.shape[dim]
         step = -(-int(extent) // chunks)
         axis = dim % self.ndim
-        return tuple(
-            self[(slice(None),) * axis + (slice(at, at + step),)]
-            for at in range(0, int(extent), step)
-        )
+        return tuple(self[(slice(None),) * axis + (slice(at, at + step),)] for at in range(0, int(extent), step))
 
     def sum(self, axes: int | Sequence[int] = (), keepdim: bool = False) -> Tensor:
         """Sum over axes (all by default)."""

@@ -44,7 +44,7 @@ def _loop(threads: int, lanes: int) -> tuple[Any, tuple[Any, ...]]:
     """The compiled loop, and its arguments."""
     import numpy as np
     import tvm
-    from tvm.script import tirx as T
+    from tvm.script import tirx as T  # noqa: N812
 
     @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]
     def main(x: T.Buffer((2, lanes), "float32"), out: T.Buffer((threads, _CHAINS, lanes), "float32")) -> None:  # type: ignore[valid-type]

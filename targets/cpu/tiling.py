@@ -155,7 +155,7 @@ def memory_seconds(target: Target, moved: float, share: float = 1.0) -> float:
 def step_time(pixels: int, vectors: int) -> float:
     """Time of one step of a register tile, its operands at hand."""
     busy = max(pixels * vectors, BROADCAST * pixels + vectors)
-    return (busy**8 + LATENCY**8) ** 0.125 + 0.01 * (pixels + vectors) + PER_STEP
+    return math.pow(busy**8 + LATENCY**8, 0.125) + 0.01 * (pixels + vectors) + PER_STEP
 
 
 def tile_time(target: Target, reduction: Reduction, pixels: int, vectors: int) -> float:

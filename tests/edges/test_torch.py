@@ -13,7 +13,9 @@ from tests.tolerances import assert_close
 def make() -> torch.nn.Module:
     torch.manual_seed(0)
     t = torch.nn
-    return t.Sequential(t.Conv2d(3, 8, 3, padding=1), t.BatchNorm2d(8), t.SiLU(), t.MaxPool2d(2), t.Flatten(), t.Linear(128, 5))
+    return t.Sequential(
+        t.Conv2d(3, 8, 3, padding=1), t.BatchNorm2d(8), t.SiLU(), t.MaxPool2d(2), t.Flatten(), t.Linear(128, 5)
+    )
 
 
 def test_module_with_example_inputs() -> None:

@@ -114,7 +114,7 @@ def test_state_dict_problems_are_listed_at_once() -> None:
 
 def test_forward_sees_operators_and_indexing() -> None:
     class Net(nn.Module):
-        def forward(self, x: nn.Tensor) -> nn.Tensor:  # type: ignore[override]
+        def forward(self, x: nn.Tensor) -> nn.Tensor:
             a, b = x.chunk(2, dim=1)
             y = (a * 2 - b / 4 + 1) ** 2
             return y[:, 0, 1:3, ..., None].mean(1) + (-x[:, -1]).sum((1, 2), keepdim=True)

@@ -44,7 +44,9 @@ def both_steps(
         part = slice(k * 32, (k + 1) * 32 - k)  # batches of different sizes
         loss = step(x[part], y[part])["loss"]
         optimizer.zero_grad()
-        expected = torch.nn.functional.cross_entropy(theirs(torch.from_numpy(x[part])), torch.from_numpy(y[part]).long())
+        expected = torch.nn.functional.cross_entropy(
+            theirs(torch.from_numpy(x[part])), torch.from_numpy(y[part]).long()
+        )
         expected.backward()
         optimizer.step()
         assert_close(np.float32(loss), np.float32(expected.item()), "network")
