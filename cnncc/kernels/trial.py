@@ -108,8 +108,10 @@ def definition(problem: Problem, x: np.ndarray, w: np.ndarray, bias: np.ndarray)
 
         attrs = ConvAttrs(problem.strides, problem.pads, problem.dilations, problem.groups)
         (y,) = conv.run(attrs, [x, w])
-        return np.maximum(y + bias.reshape(-1, *[1] * problem.rank), 0)
-    return np.maximum(x @ (np.swapaxes(w, -1, -2) if problem.transposed else w) + bias, 0)
+    else:
+        y, bias = x @ (np.swapaxes(w, -1, -2) if problem.transposed else w), bias.reshape(1, -1)
+    shaped = bias.reshape(-1, *[1] * (y.ndim - 2)) if isinstance(problem, ConvProblem) else bias
+    return np.asarray(np.maximum(y + shaped, 0), x.dtype)
 
 
 def shapes_of(problem: Problem) -> Shapes:
