@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Sequence
@@ -181,7 +182,10 @@ def merge_functions(texts: Iterable[str]) -> str:
 def find_nvcc() -> str:
     """Path of the CUDA compiler. Raises ScheduleError where it is not installed."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    for path in (shutil.which("nvcc"), *(str(Path(home) / "bin" / "nvcc") for home in homes if home)):
+    paths = [shutil.which("nvcc"), *(str(Path(home) / "bin" / "nvcc") for home in homes if home)]
+    for folder in sys.path:  # where NVIDIA's Python packages put it
+        paths += map(str, Path(folder or ".").glob("nvidia/*/bin/nvcc"))
+    for path in paths:
         if path and os.access(path, os.X_OK):
             return path
     raise ScheduleError(
@@ -231,7 +235,7 @@ def _run_nvcc(nvcc: str, source: str, arch: str) -> tuple[bytes, list[KernelReso
         command = [nvcc, f"-arch={arch}", "-O3", "--cubin", "--resource-usage", "-o", str(cubin), str(code)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            lines = [line for line in (done.stdout + done.stderr).splitlines() if "error" in line.lower()]
+            lines = [line for line in (done.stdout + done.stderr).splitlines() if re.search("error|fatal", line, re.I)]
             detail = "; ".join(lines[:3]) or f"exit status {done.returncode}"
             raise ScheduleError(f"CUDA compiler: nvcc must accept the generated source, got: {detail}")
         return cubin.read_bytes(), parse_resources(done.stdout + done.stderr)
