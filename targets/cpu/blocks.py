@@ -151,7 +151,7 @@ class Accesses:
 
         def on_expr(expr: Any, visitor: Any) -> None:
             self.operations += 1
-            if isinstance(expr, ir.Call) and isinstance(expr.op, ir.Op) and expr.op.name == "tirx.if_then_else":
+            if isinstance(expr, ir.Call) and isinstance(expr.op, ir.Op) and expr.op.name == "prim.if_then_else":
                 self.guarding |= self._behind(expr.args[0])
             visitor.default_visit(expr)
 

@@ -194,35 +194,41 @@ def _i64(value: int) -> Any:
 
 def _find(func: Any, name: str) -> tuple[Step, Callable[[list[Any], list[Any]], Any]]:
     """The step of a block of the root, and how to put other nests and new buffers in its place."""
-    realize = func.body
-    root = realize.block
-    statements = list(root.body.seq) if isinstance(root.body, tirx.SeqStmt) else [root.body]
-    inner = [_blocks(s) for s in statements]
+    inner = [blocks_of(s) for s in statements(func)]
     position = [[str(b.name_hint) for b in blocks] for blocks in inner].index([name])
     step = find_step(inner[position][0])
     assert step is not None
-
-    def rewrite(nests: list[Any], buffers: list[Any]) -> Any:
-        body = tirx.SeqStmt([*statements[:position], *nests, *statements[position + 1 :]])
-        block = s_tir.SBlock(
-            root.iter_vars,
-            root.reads,
-            root.writes,
-            root.name_hint,
-            body,
-            root.init,
-            [*root.alloc_buffers, *buffers],
-            root.match_buffers,
-            root.annotations,
-        )
-        changed = func.with_body(s_tir.SBlockRealize(realize.iter_values, realize.predicate, block))
-        # the same value may now stand in two blocks, with the same let variables
-        return s_tir.transform.ConvertSSA()(ir.IRModule({"main": changed}))["main"]
-
-    return step, rewrite
+    return step, lambda nests, buffers: replace_statement(func, position, nests, buffers)
 
 
-def _blocks(statement: Any) -> list[Any]:
+def statements(func: Any) -> list[Any]:
+    """The statements of the root block, one a stage."""
+    body = func.body.block.body
+    return list(body.seq) if isinstance(body, tirx.SeqStmt) else [body]
+
+
+def replace_statement(func: Any, position: int, nests: list[Any], buffers: list[Any]) -> Any:
+    """The function with other statements in the place of one, and new buffers at the root."""
+    realize = func.body
+    root = realize.block
+    old = statements(func)
+    block = s_tir.SBlock(
+        root.iter_vars,
+        root.reads,
+        root.writes,
+        root.name_hint,
+        tirx.SeqStmt([*old[:position], *nests, *old[position + 1 :]]),
+        root.init,
+        [*root.alloc_buffers, *buffers],
+        root.match_buffers,
+        root.annotations,
+    )
+    changed = func.with_body(s_tir.SBlockRealize(realize.iter_values, realize.predicate, block))
+    # the same value may now stand in two blocks, with the same let variables
+    return s_tir.transform.ConvertSSA()(ir.IRModule({"main": changed}))["main"]
+
+
+def blocks_of(statement: Any) -> list[Any]:
     found: list[Any] = []
     tvm_ffi.structural_walk(statement, (s_tir.SBlock, found.append))
     return found
@@ -237,15 +243,16 @@ def _nest(
         update = step.combine(tirx.BufferLoad(buffer, s), value(s, r))
         return tirx.BufferStore(buffer, update, s), tirx.BufferStore(buffer, step.identity, s)
 
-    return _loops(name, sizes, reduced, body)
+    return make_loops(name, sizes, reduced, body)
 
 
 def _map(name: str, sizes: list[Any], buffer: Any, value: Callable[[Any], Any]) -> Any:
     """Loops and block of buffer[s] = value(s)."""
-    return _loops(name, sizes, [], lambda s, r: (tirx.BufferStore(buffer, value(s), s), None))
+    return make_loops(name, sizes, [], lambda s, r: (tirx.BufferStore(buffer, value(s), s), None))
 
 
-def _loops(name: str, sizes: list[Any], reduced: list[Any], body: Callable[[Any, Any], tuple[Any, Any]]) -> Any:
+def make_loops(name: str, sizes: list[Any], reduced: list[Any], body: Callable[[Any, Any], tuple[Any, Any]]) -> Any:
+    """Loops and block of a stage. `body(results, axes)` gives the store and the store of the initial value, or None."""
     analyzer = sym.Analyzer()
     kinds = [_DATA_PARALLEL] * len(sizes) + [_REDUCE] * len(reduced)
     extents = [*sizes, *reduced]

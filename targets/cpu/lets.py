@@ -90,7 +90,7 @@ def store_lets(func: Any) -> Any:
         name = call.op.name if isinstance(call.op, ir.Op) else ""
         if name == "tirx.isnan":
             return is_nan(mutator.mutate(call.args[0]))
-        if name != "tirx.if_then_else":
+        if name != "prim.if_then_else":
             return mutator.default_mutate(call)
         condition, *branches = call.args
         return tirx.if_then_else(mutator.mutate(condition), *(guarded(b, mutator) for b in branches))

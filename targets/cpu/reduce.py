@@ -40,6 +40,7 @@ from cnncc.targets.cpu.elementwise import (
     vectorise,
     work,
 )
+from cnncc.targets.cpu.operands import store_operands
 from cnncc.targets.target import Target
 
 _log = logging.getLogger("cnncc")
@@ -47,6 +48,7 @@ _LOCAL = 64 << 10  # bytes of an intermediate that a row may keep on the stack
 _HEAVY = 12  # operations from which a stage that several others read is kept rather than computed again
 _LIGHT = 2  # operations up to which a contraction may compute an operand's element at every use
 _VECTORS = 4  # registers that an accumulator over neighbouring rows takes at most
+_ROWS = 8  # rows whose accumulators a contraction keeps at a time at most
 
 
 def schedule_reduction(func: Any, target: Target) -> Any:
@@ -95,7 +97,11 @@ def _take_apart(sch: Any, target: Target) -> tuple[Any, list[str], set[str]]:
     func = sch.mod["main"]
     apart: list[str] = []
     split: set[str] = set()
-    names = [_name(sch, b) for b in root_blocks(sch) if is_plain(sch, b) and is_reduction(sch, b)]
+    reductions = [b for b in root_blocks(sch) if is_plain(sch, b) and is_reduction(sch, b)]
+    contractions = [_name(sch, b) for b in reductions if len(written(sch, b)) == 1 and is_contraction(sch, b)]
+    names = [_name(sch, b) for b in reductions]
+    for name in contractions:
+        func = store_operands(func, name)
     for name in names:
         func, parts = _in_parts(func, name, target)
         for piece in (name, *parts):
@@ -143,7 +149,8 @@ def _in_lanes(func: Any, name: str, target: Target) -> Any:
     first = sum(not reduces(sch, block, l) for l in accesses.loops)
     total = prod(accesses.extents[k] for k in group)
     width = target.lanes(accesses.itemsize())
-    lanes = _lanes(total, width)
+    others = prod(as_number(e) for k, e in enumerate(accesses.extents) if k >= first and k not in group)
+    lanes = _lanes(total, width, others)
     if lanes == 0:
         return func
     func = factor.split_lanes(func, name, [k - first for k in group], lanes)
@@ -155,15 +162,18 @@ def _in_lanes(func: Any, name: str, target: Target) -> Any:
     return func
 
 
-def _lanes(total: int, width: int) -> int:
-    """How many partial results to keep for a row of `total` elements; 0 where the row is short."""
-    if total < width:
-        return 0
+def _lanes(total: int, width: int, repeats: int) -> int:
+    """How many partial results to keep for a row of `total` elements, `repeats` of which make a result; 0 where the row
+    is short. Each group of lanes costs a dependent addition of four cycles, each left-over element too."""
+    choices = [k * width for k in (1, 2, 4) if k * width <= total]
+    if repeats > 1:
+        choices += [d for d in range(4, width) if total % d == 0]
 
-    def cycles(lanes: int) -> int:  # additions take four cycles, two vectors are loaded in one
-        return total // lanes * max(4, lanes // width) + total % lanes % width * 4 + lanes // width * 4
+    def cycles(lanes: int) -> int:
+        vectors = -(-lanes // width)
+        return repeats * (total // lanes * max(4, vectors) + total % lanes % width * 4) + vectors * 4
 
-    return min((k * width for k in (1, 2, 4) if k * width <= total), key=cycles)
+    return min(choices, key=cycles, default=0)
 
 
 def _smooth(accesses: Accesses, position: int) -> bool:
@@ -174,12 +184,18 @@ def _smooth(accesses: Accesses, position: int) -> bool:
 
 
 def _vertical(sch: Any, block: Any, target: Target) -> bool:
-    """Whether lanes of a reduction can be neighbouring results: their operands lie side by side."""
+    """Whether lanes of a reduction are better neighbouring results than partial ones: their operands lie side by side,
+    and they are many, or more than there are neighbouring terms."""
     accesses = Accesses(sch, block)
     results = [k for k, l in enumerate(accesses.loops) if not reduces(sch, block, l) and accesses.extents[k] != 1]
     if not results or not _smooth(accesses, results[-1]):
         return False
-    return any(not a.write and accesses.stride(a, results[-1]) == 1 and a.buffer.shape for a in accesses.accesses)
+    if not any(not a.write and accesses.stride(a, results[-1]) == 1 and a.buffer.shape for a in accesses.accesses):
+        return False
+    neighbours = as_number(accesses.extents[results[-1]])
+    if neighbours >= target.lanes(accesses.itemsize()) // 2:
+        return True
+    return bool(neighbours >= prod(accesses.extents[k] for k in _contiguous(sch, block, accesses)))
 
 
 def _contiguous(sch: Any, block: Any, accesses: Accesses) -> list[int]:
@@ -232,7 +248,8 @@ def _nest(sch: Any, left: list[Any], apart: list[str], split: set[str], target: 
     horizontal = any(_name(sch, p) in split or not _vertical(sch, p, target) for p in reductions)
 
     split_factors(sch, out)
-    place, vector = _rows(sch, out, producers, horizontal, target)
+    tiled = _tiled_row(sch, out, reductions, split, target)
+    place, vector = _rows(sch, out, producers, horizontal, tiled, target)
     if place is not None and target.threads > 1 and seconds >= WORTH:
         sch.parallel(place)
     fused = [p for p in producers if place is None or _computed_at(sch, p, place)]
@@ -252,7 +269,41 @@ def _nest(sch: Any, left: list[Any], apart: list[str], split: set[str], target: 
     return handled
 
 
-def _rows(sch: Any, out: Any, producers: list[Any], horizontal: bool, target: Target) -> tuple[Any, bool]:
+def _tiled_row(sch: Any, out: Any, reductions: list[Any], split: set[str], target: Target) -> tuple[int, int]:
+    """A loop of the result along which a contraction's vectors repeat, and how many of its rows to take at a time, so
+    that each vector is loaded once for all of them; (0, 1) where there is none."""
+    for block in reductions:
+        accesses = Accesses(sch, block)
+        results = [k for k, l in enumerate(accesses.loops) if not reduces(sch, block, l)]
+        lanes_apart = len(results) == len(get_loops(sch, out)) + 1  # the stage with lanes of its own
+        if (
+            not is_contraction(sch, block)
+            or not results
+            or not (lanes_apart or len(results) == len(get_loops(sch, out)))
+        ):
+            continue
+        lanes = results[-1]
+        vectors = [a for a in accesses.accesses if not a.write and accesses.stride(a, lanes) == 1]
+        width = target.lanes(accesses.itemsize())
+        length = -(-min(as_number(accesses.extents[lanes]), _VECTORS * width) // width)
+        room = target.vector_registers // 2 // length
+        best = (0, 1)
+        for k in results if lanes_apart else results[:-1]:
+            size = accesses.extents[k]
+            repeats = any(accesses.stride(a, k) == 0 for a in vectors if len(a.buffer.shape) > 1)
+            if k == lanes or not isinstance(size, int) or not repeats:
+                continue
+            rows = max((d for d in range(1, min(room, _ROWS) + 1) if size % d == 0), default=1)
+            if rows > best[1]:
+                best = (k, rows)
+        if best[1] > 1:
+            return best
+    return 0, 1
+
+
+def _rows(
+    sch: Any, out: Any, producers: list[Any], horizontal: bool, tiled: tuple[int, int], target: Target
+) -> tuple[Any, bool]:
     """Bring the loops over rows outside; gives the loop at which to compute a row's stages (None: there is one row),
     and whether the innermost loop runs over neighbouring rows as a vector."""
     accesses = Accesses(sch, out)
@@ -271,6 +322,13 @@ def _rows(sch: Any, out: Any, producers: list[Any], horizontal: bool, target: Ta
                 head, last = sch.split(last, [None, chunk])
                 outer.append(head)
             vector = [last]
+    position, count = tiled
+    if count > 1 and accesses.loops[position] in outer:
+        at = outer.index(accesses.loops[position])
+        outer[at], rows_inside = sch.split(outer[at], [None, count])
+        inner.insert(0, rows_inside)
+        if vector:  # tiles next to each other share the long operand, which then stays in the cache
+            outer.append(outer.pop(at))
     if len(outer) + len(inner) + len(vector) > 1:
         sch.reorder(*outer, *inner, *vector)
     if not outer:
@@ -279,14 +337,16 @@ def _rows(sch: Any, out: Any, producers: list[Any], horizontal: bool, target: Ta
 
 
 def _chunk(size: int, width: int) -> int:
-    """Neighbouring rows to take at a time."""
-    if size <= _VECTORS * width:
+    """Neighbouring rows to take at a time: whole registers, or part of one; LLVM keeps odd longer vectors in memory."""
+    if size <= width:
         return size
     for k in range(_VECTORS, 0, -1):
         if size % (k * width) == 0:
             return k * width
-    best = max(d for d in range(1, _VECTORS * width + 1) if size % d == 0)
-    return best if best >= width // 2 else 1
+    best = max(d for d in range(1, width + 1) if size % d == 0)
+    if best >= width // 2:
+        return best
+    return size if size <= _VECTORS * width else 1
 
 
 def _computed_at(sch: Any, block: Any, place: Any) -> bool:
@@ -324,7 +384,13 @@ def _inside(sch: Any, block: Any, depth: int, target: Target) -> None:
     results = [l for l in loops if not reduces(sch, block, l)]
     lanes = results[-1] if results else None
     if lanes is not None:
-        sch.reorder(*results[:-1], *axes, lanes)
+        rows = results[:-1]
+        if prod(as_number(extent(sch, l)) for l in rows) <= _ROWS:
+            sch.reorder(*axes, *rows, lanes)
+            for l in rows:
+                sch.unroll(l)
+        else:
+            sch.reorder(*rows, *axes, lanes)
     vector = lanes is not None and _vector(sch, block, lanes, target)
     if not axes:
         return
