@@ -83,6 +83,7 @@ def _reduction(problem: ConvProblem, block: int) -> Reduction:
         depth=ceil_div(problem.ic, block) * block,
         blocks=ceil_div(problem.oc, block),
         widest=max(1, SPREAD // _spread(problem, block)),
+        undivided=True,  # the input channels of some blocks are no range that TVM could bound
     )
 
 

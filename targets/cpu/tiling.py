@@ -54,7 +54,7 @@ class ConvTile:
 class Reduction:
     """What the tile search knows of the loops inside a register tile: the steps of the innermost loop and how often it
     is run; the input channels that a pixel holds in memory; the blocks of output channels that share an input. At most
-    so many accumulators, and blocks of output channels, make a register tile."""
+    so many accumulators, and blocks of output channels, make a register tile. `undivided`: a task makes all blocks."""
 
     inner: int
     outer: int
@@ -62,6 +62,7 @@ class Reduction:
     blocks: int
     accumulators: int = 32
     widest: int = 32
+    undivided: bool = False
 
     @property
     def steps(self) -> int:
@@ -111,6 +112,7 @@ def choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTi
         ConvTile(pixels, vectors, group, chunk, target.block, any(problem.pads), parallel)
         for group in _groups(problem, reduction, pixels)
         for chunk in (vectors * d for d in divisors(reduction.blocks // vectors))
+        if chunk == reduction.blocks or not reduction.undivided
         for parallel in ((False, True) if target.threads > 1 else (False,))
     ]
     return min(candidates, key=lambda tile: conv_cost(problem, target, reduction, tile).seconds)
