@@ -1,8 +1,8 @@
 """The gradient of whole networks with respect to their input, against PyTorch in float64.
 
 Where a ReLU's operand rounds to the other side of zero, or two elements of a pooling window change places, a whole
-receptive field differs (PyTorch's own float32 gradient of Inception-v3 is 1 percent off), so that gradients are compared
-by the norm of their difference.
+receptive field differs (PyTorch's own float32 gradient of Inception-v3 is 1 percent off), so that gradients are
+compared by the norm of their difference.
 """
 
 from __future__ import annotations
