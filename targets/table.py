@@ -37,7 +37,7 @@ def _own(kind: str) -> tuple[Algorithm, ...]:
 
 @functools.cache
 def _cpu() -> tuple[Algorithm, ...]:
-    from cnncc.targets.cpu import dense, depthwise, direct, first_layer, grouped, pointwise, pool, winograd
+    from cnncc.targets.cpu import dense, depthwise, direct, first_layer, grouped, lanes, pointwise, pool, winograd
 
     return (
         winograd.WINOGRAD_F2,
@@ -47,6 +47,7 @@ def _cpu() -> tuple[Algorithm, ...]:
         first_layer.ALGORITHM,
         direct.ALGORITHM,
         pointwise.ALGORITHM,
+        lanes.ALGORITHM,
         grouped.ALGORITHM,
         dense.ALGORITHM,
         pool.pool_blocked,

@@ -11,14 +11,14 @@ import pytest
 from benchmarks.kernels import NETWORKS
 from cnncc.errors import ScheduleError
 from cnncc.kernels.trial import Trial, build
-from cnncc.targets.cpu import dense, direct, first_layer, grouped, pointwise, tiling
+from cnncc.targets.cpu import dense, direct, first_layer, grouped, lanes, pointwise, tiling
 from cnncc.targets.cpu.tiling import ConvTile
 from cnncc.targets.problem import ConvProblem, MatmulProblem
 from cnncc.targets.target import Target
 from tests.targets.cpu_records import AVX2, AVX512, SSE, WIDEST, needs_x86, runs
 from tests.tolerances import tolerance
 
-CONVOLUTIONS = {a.name: a for a in (direct.ALGORITHM, pointwise.ALGORITHM, first_layer.ALGORITHM, grouped.ALGORITHM)}
+CONVOLUTIONS = {a.name: a for a in (m.ALGORITHM for m in (direct, pointwise, first_layer, grouped, lanes))}
 
 GRID = [
     "conv n1 ic16 h8 w8 oc16 k3x3 s1x1 p1x1",
@@ -54,6 +54,13 @@ GROUPED = [
     "conv n2 ic8 h6 w6 oc24 k3x3 s1x1 p1x1 g8",  # several outputs for each input channel
     "conv n1 ic40 h5 w7 oc10 k3x3 s1x1 p0x1 g5",
 ]
+LANES = [
+    "conv n1 ic32 h9 w9 oc32 k3x3 s1x1 p1x1 g8",
+    "conv n2 ic24 h13 w11 oc24 k3x5 s2x1 p1x0:0x2 g12",  # a last block of fewer groups
+    "conv n1 ic8 h6 w6 oc32 k3x3 s1x1 p1x1 d2x2 g8",  # several outputs for each input channel
+    "conv n1 ic32 w21 oc16 k5 s2 p2 g16",  # and the reverse
+    "conv n1 ic32 d4 h5 w6 oc32 k2x3x3 s1x1x1 p1x1x1 g4",
+]
 DENSE = [
     "matmul m1 k37 n10 nk",
     "matmul m1 k100 n1000 nk",
@@ -67,7 +74,13 @@ DENSE = [
 
 
 def cases() -> list[tuple[str, str]]:
-    lists = {"direct": GRID + POINTWISE[:2], "pointwise": POINTWISE, "first_layer": FIRST, "grouped": GROUPED}
+    lists = {
+        "direct": GRID + POINTWISE[:2],
+        "pointwise": POINTWISE,
+        "first_layer": FIRST,
+        "grouped": GROUPED,
+        "lanes": LANES,
+    }
     return [(name, text) for name, texts in lists.items() for text in texts]
 
 
@@ -95,7 +108,13 @@ def test_other_vectors(name: str, target: Target) -> None:
     if name == "dense":
         check(build(dense.ALGORITHM, MatmulProblem.parse("matmul m9 k70 n50 nk"), runs(target)))
         return
-    text = {"direct": GRID[1], "pointwise": POINTWISE[1], "first_layer": FIRST[1], "grouped": GROUPED[0]}[name]
+    text = {
+        "direct": GRID[1],
+        "pointwise": POINTWISE[1],
+        "first_layer": FIRST[1],
+        "grouped": GROUPED[0],
+        "lanes": LANES[1],
+    }[name]
     check(build(CONVOLUTIONS[name], ConvProblem.parse(text), runs(target)))
 
 
@@ -107,6 +126,7 @@ def test_other_vectors(name: str, target: Target) -> None:
         ("pointwise", "conv nN ic32 h5 w7 oc32 k1x1 s1x1 p0x0"),
         ("first_layer", "conv nN ic3 h9 w10 oc16 k3x3 s2x2 p1x1"),
         ("grouped", "conv nN ic16 h6 w6 oc16 k3x3 s1x1 p1x1 g4"),
+        ("lanes", "conv nN ic16 h6 w6 oc16 k3x3 s1x1 p1x1 g4"),
     ],
 )
 @pytest.mark.parametrize("parallel", [False, True])
@@ -157,6 +177,7 @@ def test_scratch_is_what_the_stack_holds() -> None:
         (direct.ALGORITHM, "conv n1 ic64 h28 w28 oc64 k3x3 s1x1 p1x1"),
         (first_layer.ALGORITHM, "conv n1 ic3 h64 w64 oc16 k7x7 s2x2 p3x3"),
         (grouped.ALGORITHM, "conv n1 ic64 h14 w14 oc64 k3x3 s1x1 p1x1 g16"),
+        (lanes.ALGORITHM, "conv n1 ic64 h14 w14 oc64 k3x3 s1x1 p1x1 g16"),
     ]:
         problem = ConvProblem.parse(text)
         trial = build(algorithm, problem, WIDEST)
@@ -176,6 +197,7 @@ def test_scratch_is_what_the_stack_holds() -> None:
         ("pointwise", "conv n1 ic16 w8 oc16 k1 s1 p0", "one spatial axis"),
         ("first_layer", "conv n1 ic17 h8 w8 oc16 k3x3 s1x1 p1x1", "at most 16 input channels"),
         ("grouped", "conv n1 ic64 h8 w8 oc64 k3x3 s1x1 p1x1 g2", "whole blocks"),
+        ("lanes", "conv n1 ic64 h8 w8 oc48 k3x3 s1x1 p1x1 g2", "several whole groups, got 2 of 24"),
         ("grouped", "conv n1 ic64 h8 w8 oc64 k3x3 s1x1 p1x1 g64", "depthwise"),
         ("grouped", "conv n1 ic64 h8 w8 oc64 k3x3 s1x1 p1x1", "several groups"),
     ],
