@@ -43,6 +43,7 @@ _PUBLIC = {
     "parse": "cnncc.ir.parser",
     "to_onnx": "cnncc.edges.onnx_export",
     "value_and_grad": "cnncc.autodiff",
+    "vjp": "cnncc.autodiff",
 }
 _MODULES = ("nn", "optim", "train", "onnx_backend", "errors")
 
