@@ -77,7 +77,7 @@ def test_batch_norm_agrees_with_torch() -> None:
 
 
 def test_digits_are_learnt() -> None:
-    _, accuracy = train(epochs=8)
+    _, accuracy = train()
     assert accuracy >= 0.97
 
 
