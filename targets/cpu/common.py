@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from cnncc.targets.cpu.tiling import ConvTile, covered
 from cnncc.targets.problem import ConvProblem
 
 Finish = Callable[[Any, tuple[Any, ...]], Any]
-
-
-@dataclass(frozen=True)
-class Prologue:
-    """An operand that is computed where it is read: `at` physical indices; `shape` holds at least the batch."""
-
-    at: Callable[..., Any]
-    shape: tuple[Any, ...]
-
-    def __call__(self, *index: Any) -> Any:
-        return self.at(*index)
 
 
 def i64(value: Any) -> Any:

@@ -81,13 +81,12 @@ def _reduction(problem: ConvProblem, block: int) -> Reduction:
 
 
 def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.Finish) -> Any:
-    """Stages "pad" (where the tile copies, or a prologue would be computed for every tap), "acc", "out"."""
+    """Stages "pad" (where the tile copies), "acc", "out"."""
     from tvm import te
 
     r, b = problem.rank, tile.block
     n = common.batch_of(problem, x)
-    copy = tile.copy or not isinstance(x, te.Tensor)
-    source = common.padded(problem, x, ceil_div(problem.ic, b), b) if copy else x
+    source = common.padded(problem, x, ceil_div(problem.ic, b), b) if tile.copy else x
     acc = accumulate(problem, tile, n, source, w)
     return te.compute(
         acc.shape,

@@ -64,12 +64,12 @@ def _reduction(problem: ConvProblem, block: int) -> Reduction:
 
 
 def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.Finish) -> Any:
-    """Stages "pad" (where the tile copies, or a prologue would be computed for every tap), "acc", "out"."""
+    """Stages "pad" (where the tile copies), "acc", "out"."""
     from tvm import te
 
     r, b = problem.rank, tile.block
     n = common.batch_of(problem, x)
-    source = common.padded(problem, x, problem.ic, 0) if tile.copy or not isinstance(x, te.Tensor) else x
+    source = common.padded(problem, x, problem.ic, 0) if tile.copy else x
     (c,), taps = common.reduce_axes("c", [problem.ic]), common.reduce_axes("k", problem.kernel)
     # LLVM unrolls short loops. Taps along a row, unrolled, share pixels, which then push accumulators out of registers.
     steps = [taps[-1], *taps[:-1], c]

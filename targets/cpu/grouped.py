@@ -88,7 +88,7 @@ def _reduction(problem: ConvProblem, block: int) -> Reduction:
 
 
 def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.Finish) -> Any:
-    """Stages "pad" (where the tile copies, or a prologue would be computed for every tap), "spread", "acc", "out"."""
+    """Stages "pad" (where the tile copies), "spread", "acc", "out"."""
     from tvm import te, tirx
 
     r, b = problem.rank, tile.block
@@ -96,8 +96,7 @@ def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.
     n = common.batch_of(problem, x)
     ic, oc = ceil_div(problem.ic, b), ceil_div(problem.oc, b)
     per_group, width = problem.ic // problem.groups, problem.oc // problem.groups
-    copy = tile.copy or not isinstance(x, te.Tensor)
-    source = common.padded(problem, x, ic, b) if copy else x
+    source = common.padded(problem, x, ic, b) if tile.copy else x
 
     def first(o: Any) -> Any:
         """The first input channel of the groups that an output block touches."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from cnncc.targets.algorithm import Algorithm, Cost
 from cnncc.targets.cpu import common, direct
-from cnncc.targets.cpu.tiling import ConvTile, ceil_div
+from cnncc.targets.cpu.tiling import ConvTile
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -43,7 +43,7 @@ def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
 
 
 def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.Finish) -> Any:
-    """Stages "pad" (a copy, where a prologue would be computed for every output channel), "acc", "out"."""
+    """Stages "acc", "out"."""
     from tvm import te
 
     i64, b, extents = common.i64, tile.block, problem.size
@@ -59,10 +59,7 @@ def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.
     def weight(o: Any, c: Any, _: Any, a: Any, lane: Any) -> Any:
         return w(o, c, *(i64(0) for _ in extents), a, lane)
 
-    source = read
-    if not isinstance(x, te.Tensor):
-        source = common.padded(flat(problem), common.Prologue(read, (n,)), ceil_div(problem.ic, b), b)
-    acc = direct.accumulate(flat(problem), tile, n, source, weight)
+    acc = direct.accumulate(flat(problem), tile, n, read, weight)
 
     def out(n: Any, o: Any, *rest: Any) -> Any:
         *place, lane = rest

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
 from benchmarks.kernels import NETWORKS
 from cnncc.errors import ScheduleError
-from cnncc.kernels.trial import Trial, build
+from cnncc.kernels.trial import Trial, build, definition
 from cnncc.targets.cpu import dense, direct, first_layer, grouped, lanes, pointwise, tiling
 from cnncc.targets.cpu.tiling import ConvTile
 from cnncc.targets.problem import ConvProblem, MatmulProblem
 from cnncc.targets.target import Target
 from tests.targets.cpu_records import AVX2, AVX512, SSE, WIDEST, needs_x86, runs
-from tests.tolerances import tolerance
+from tests.tolerances import assert_close, tolerance
 
 CONVOLUTIONS = {a.name: a for a in (m.ALGORITHM for m in (direct, pointwise, first_layer, grouped, lanes))}
 
@@ -161,6 +163,35 @@ def test_given_tiles(pixels: tuple[int, int], vectors: int, group: tuple[int, in
     problem = ConvProblem.parse("conv n2 ic32 h12 w20 oc64 k3x3 s1x1 p1x1")
     tile = ConvTile(pixels, vectors, group, chunk, WIDEST.block, True, parallel)
     check(build(direct.ALGORITHM, problem, WIDEST, tile))
+
+
+@needs_x86
+@pytest.mark.parametrize(
+    ("name", "text"), [("direct", GRID[0]), ("pointwise", POINTWISE[0]), ("first_layer", FIRST[1])]
+)
+def test_input_computed_where_it_is_read(name: str, text: str) -> None:
+    """A prologue that maps zero to one: what is padded is its result."""
+    problem, algorithm = ConvProblem.parse(text), CONVOLUTIONS[name]
+
+    def define(p: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: Any) -> Any:
+        return algorithm.define(p, tile, Computed(lambda *i: x(*i) + 1.0, x.shape), w, finish)
+
+    trial = build(replace(algorithm, define=define), problem, WIDEST)
+    (x, w, bias), tensors = trial.operands()
+    trial.function(*tensors)
+    expected = definition(problem, x + 1.0, w, bias)
+    assert_close(trial.result(tensors[-1]), expected, "conv")
+
+
+@dataclass(frozen=True)
+class Computed:
+    """An operand that is an expression of its indices."""
+
+    at: Callable[..., Any]
+    shape: Any
+
+    def __call__(self, *index: Any) -> Any:
+        return self.at(*index)
 
 
 @needs_x86
