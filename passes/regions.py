@@ -23,6 +23,7 @@ from cnncc.passes.manager import Context
 VIEWS = frozenset({"reshape"})
 ALONE = frozenset({"concat"})
 TAKES_PROLOGUE = ("reduce_", "softmax", "log_softmax", "arg", "average_pool", "adaptive")
+READS_ONCE = ("reduce_", "arg")
 LIMIT = 16  # operations in an epilogue, or of a chain: larger expressions cost more registers than they save traffic
 
 
@@ -32,6 +33,12 @@ class Region:
     def __init__(self, anchor: Node | None, nodes: Iterable[Node]):
         self.anchor = anchor
         self.nodes = list(nodes)
+        self.prologue: list[Node] = []
+
+    def readers(self) -> list[Node]:
+        """Who may read a prologue: the anchor; and where that reads every element once, the prologue itself."""
+        assert self.anchor is not None
+        return [self.anchor, *(self.prologue if self.anchor.op.startswith(READS_ONCE) else ())]
 
 
 def propose_kernels(graph: Graph, context: Context) -> None:
@@ -131,13 +138,14 @@ def _place(graph: Graph, node: Node, owner: dict[Node, Region], context: Context
             reason = "a concat is a kernel of its own"
         elif region.anchor is not None and not region.anchor.op.startswith(TAKES_PROLOGUE):
             reason = f"{region.anchor.op} takes no prologue"
-        elif region.anchor is not None and any(u is not region.anchor for u in node.outputs[0].users):
-            reason = "it is read behind the anchor"
+        elif region.anchor is not None and any(u not in region.readers() for u in node.outputs[0].users):
+            reason = "it is read behind the anchor, or the anchor would compute it several times"
         elif len(region.nodes) >= LIMIT or reads > 2:
             reason = f"the kernel would have more than {LIMIT} operations, or compute the value {reads} times"
         else:
             owner[node] = region
             region.nodes.append(node)
+            region.prologue.append(node)
             return
         context.decline("propose-kernels", node.where, reason)
     owner[node] = Region(None, [node])

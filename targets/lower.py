@@ -7,7 +7,7 @@ whatever layout. The anchor is defined by the chosen algorithm, or by its own `c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,11 +164,11 @@ class _Evaluator:
         weights = operands[1] if len(operands) > 1 else None
 
         def finish(value: Any, index: tuple[Any, ...]) -> Any:
-            element = tirx.convert(value)
-            at = {root.output: Operand(root.output.type, lambda *_: element)}
-            for v in self.body.inputs:
-                at[v] = self._beside(self.known[v], result.type)
-            return self._operand(result, at)(*index)
+            at = {v: self._beside(self.known[v], result.type) for v in self.body.inputs}
+            element, steps = tirx.convert(value), self._steps(result, [root.output])
+            if sum(root.output.users.values()) > 1:
+                return self._shared(root.output, element, result, steps, index, at)
+            return self._next(result, steps, index, {**at, root.output: Operand(root.output.type, lambda *_: element)})
 
         return algorithm.define(problem, self.tile, operands[0], weights, finish)
 
@@ -199,17 +199,73 @@ class _Evaluator:
         for value in root.outputs:
             stored = next((o.type for o in self.body.outputs if o.type.shape == value.type.shape), value.type)
             types.append(value.type.with_(layout=stored.layout))
-        operands = [None if v is None else self._operand(v, self.known) for v in root.inputs]
+        operands = [None if v is None else self._whole(v) for v in root.inputs]
         made = op.compute(self.c, root.attrs, types, operands)  # type: ignore[arg-type]
         made = made if isinstance(made, (tuple, list)) else (made,)
         self.known.update(zip(root.outputs, made, strict=True))
 
     def _stored(self, value: Value, name: str) -> Any:
-        operand = self._operand(value, self.known)
+        operand = self._whole(value)
         arguments = set(self.body.inputs)
         if operand.tensor is not None and operand.type.layout == value.type.layout and value not in arguments:
             return operand.tensor
         return self.c.stage(value.type, operand, name).tensor
+
+    def _whole(self, value: Value) -> Operand:
+        """A value as an operand from what is known, each of its elements with common parts computed once."""
+        steps = [] if value in self.known else self._steps(value, self.known)
+        if not steps:
+            return self._operand(value, self.known)
+        return Operand(value.type, lambda *index: self._next(value, steps, index, self.known))
+
+    def _steps(self, result: Value, known: Collection[Value]) -> list[Node]:
+        """Nodes behind what is known, in order, that a result reads at its own index alone, and more than once."""
+        needed: list[Node] = []
+        stack = [result]
+        while stack:
+            value = stack.pop()
+            if value.node is not None and value not in known and value.node not in needed:
+                needed.append(value.node)
+                stack += value.node.operands()
+        direct = {result}
+        for node in reversed(self.body.nodes):
+            if node not in needed or len(node.outputs) != 1:
+                continue
+            users = [u for u in node.output.users if u in needed]
+            if (
+                users
+                and node.output.type.shape == result.type.shape
+                and all(lookup(u.op).elementwise and u.output in direct for u in users)
+            ):
+                direct.add(node.output)
+
+        def reads(value: Value) -> int:
+            return sum(count for node, count in value.users.items() if node in needed)
+
+        return [n for n in self.body.nodes if n in needed and n.output in direct and reads(n.output) > 1]
+
+    def _next(self, result: Value, steps: Sequence[Node], index: tuple[Any, ...], at: dict[Value, Operand]) -> Any:
+        """The element of a result, with those of `steps` computed once each."""
+        if not steps:
+            return self._operand(result, at)(*index)
+        value = steps[0].output
+        return self._shared(value, self._operand(value, at)(*index), result, steps[1:], index, at)
+
+    def _shared(
+        self,
+        value: Value,
+        element: Any,
+        result: Value,
+        steps: Sequence[Node],
+        index: tuple[Any, ...],
+        at: dict[Value, Operand],
+    ) -> Any:
+        """The element of a result, where that of `value` is known; it gets a name, unless it is short."""
+
+        def body(name: Any) -> Any:
+            return self._next(result, steps, index, {**at, value: Operand(value.type, lambda *_: name)})
+
+        return self.c.math.let(element, body)
 
     def _operand(self, value: Value, at: dict[Value, Operand]) -> Operand:
         """The value as an operand: known, or an expression of the operands of the node that makes it."""

@@ -127,6 +127,12 @@ def test_reductions_take_a_prologue():
         line("m", "mul(%x, %z)") + line("r", "reduce_sum(%m, axes=(2, 3))", "1, 16, 1, 1") + "  return %r"
     )
     assert kernels == ["mul+reduce_sum"]
+    chain = line("s", "sigmoid(%x)") + line("m", "mul(%x, %s)") + line("t", "tanh(%m)")
+    kernels, _ = propose(chain + line("r", "reduce_sum(%t, axes=(2, 3))", "1, 16, 1, 1") + "  return %r")
+    assert kernels == ["sigmoid+mul+tanh+reduce_sum"]
+    kernels, context = propose(chain + line("r", "softmax(%t, axis=3)") + "  return %r")
+    assert kernels == ["sigmoid+mul", "tanh+softmax"], "softmax reads its operand three times"
+    assert any("several times" in d.reason for d in context.declined)
     kernels, context = propose(line("m", "mul(%x, %z)") + line("c", "conv(%m, %w, pads=1)") + "  return %c")
     assert kernels == ["mul", "conv"]
     assert any(d.reason == "conv takes no prologue" for d in context.declined)

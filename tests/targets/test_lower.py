@@ -1,0 +1,70 @@
+"""Lowering of kernel bodies: values that several operations read are computed once, in whatever layout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import cnncc
+from cnncc.interpret import interpret
+from cnncc.ir.graph import Graph, Node
+from cnncc.passes import INFERENCE, Context, run_passes
+from cnncc.targets.lower import lower_kernel
+from cnncc.targets.machine import AVX512
+from tests.tolerances import assert_close
+
+
+def gates(count: int, make) -> Graph:
+    """x sigmoid(x), `count` times over, behind `make(b, x)`: every value has two readers."""
+    b = cnncc.Builder()
+    y = make(b, b.input("x", ("N", 16, 6, 6)))
+    for _ in range(count):
+        y = b.mul(y, b.sigmoid(y))
+    b.output(y, "y")
+    return b.finish()
+
+
+MAKERS = {
+    "conv": lambda b, x: b.conv(x, np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(np.float32), pads=1),
+    "max_pool": lambda b, x: b.max_pool(x, kernel=3, pads=1),
+    "alone": lambda b, x: x,
+    "reduce": lambda b, x: b.reduce_sum(x, axes=(1,)),
+}
+
+
+def kernel(graph: Graph) -> Node:
+    laid = run_passes(graph, INFERENCE, Context(AVX512))
+    return max((n for n in laid.nodes if n.body is not None), key=lambda n: len(n.body.nodes))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_code_grows_with_the_operations_not_with_the_paths(name):
+    sizes = [len(str(lower_kernel(kernel(gates(count, MAKERS[name])), AVX512).func)) for count in (1, 2, 7)]
+    assert sizes[2] - sizes[1] < 6 * (sizes[1] - sizes[0]) + 1000
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_results(name):
+    graph = gates(3, MAKERS[name])
+    x = np.random.default_rng(1).standard_normal((2, 16, 6, 6)).astype(np.float32)
+    assert_close(cnncc.compile(graph, threads=1)(x), interpret(graph, {"x": x})["y"], "winograd")
+
+
+def test_an_anchor_whose_result_is_read_twice():
+    """Pooling's result is an expression with names of its own, which must not be written down twice."""
+    b = cnncc.Builder()
+    y = b.max_pool(b.input("x", (1, 3, 9, 9)), kernel=3, strides=2)
+    b.output(b.mul(y, b.add(y, y)), "y")
+    graph = b.finish()
+    x = np.random.default_rng(1).standard_normal((1, 3, 9, 9)).astype(np.float32)
+    assert_close(cnncc.compile(graph, threads=1)(x), interpret(graph, {"x": x})["y"], "elementwise")
+
+
+def test_what_is_read_in_front_of_a_move_and_behind_it():
+    """t is read at the result's index and, by the transpose, elsewhere: it is not one element."""
+    b = cnncc.Builder()
+    t = b.tanh(b.input("x", (1, 2, 5, 5)))
+    b.output(b.add(b.mul(t, t), b.transpose(t, perm=(0, 1, 3, 2))), "y")
+    graph = b.finish()
+    x = np.random.default_rng(1).standard_normal((1, 2, 5, 5)).astype(np.float32)
+    assert_close(cnncc.compile(graph, threads=1)(x), interpret(graph, {"x": x})["y"], "elementwise")
