@@ -32,6 +32,11 @@ def root_blocks(sch: Any) -> list[Any]:
     return list(sch.get_child_blocks(sch.get_sblock("root")))
 
 
+def name_of(sch: Any, block: Any) -> str:
+    """The name of a block."""
+    return str(get(sch, block).name_hint)
+
+
 def is_plain(sch: Any, block: Any) -> bool:
     """A block as te.compute makes it: loops and one body; not opaque, not nested."""
     node = get(sch, block)

@@ -14,7 +14,7 @@ from typing import Any
 from tvm import IRModule, s_tir
 from tvm.s_tir.schedule import ScheduleError
 
-from cnncc.targets.cpu import factor
+from cnncc.targets.cpu import elementwise
 from cnncc.targets.cpu.blocks import (
     Accesses,
     as_number,
@@ -26,13 +26,13 @@ from cnncc.targets.cpu.blocks import (
     is_plain,
     is_reduction,
     itemsize_of,
+    name_of,
     outputs,
     reduces,
     root_blocks,
     written,
 )
 from cnncc.targets.cpu.elementwise import (
-    WORTH,
     inline_injective,
     merge_loops,
     schedule_injective,
@@ -40,7 +40,7 @@ from cnncc.targets.cpu.elementwise import (
     vectorise,
     work,
 )
-from cnncc.targets.cpu.operands import store_operands
+from cnncc.targets.cpu.partials import smooth, take_apart, vertical
 from cnncc.targets.target import Target
 
 _log = logging.getLogger("cnncc")
@@ -55,10 +55,10 @@ def schedule_reduction(func: Any, target: Target) -> Any:
     """PrimFunc of te stages --> its Schedule. Blocks that are not of te.compute's form stay as they are."""
     sch = _schedule(func)
     inline_injective(sch, keep=lambda block: _worth_keeping(sch, block))
-    func, apart, split = _take_apart(sch, target)
+    func, apart, split = take_apart(sch, target)
     sch = _schedule(func)
     inline_injective(sch, keep=lambda block: _worth_keeping(sch, block))
-    left = [_name(sch, b) for b in root_blocks(sch)]
+    left = [name_of(sch, b) for b in root_blocks(sch)]
     while left:
         before = sch.copy()
         blocks = [sch.get_sblock(name) for name in left]
@@ -69,10 +69,6 @@ def schedule_reduction(func: Any, target: Target) -> Any:
             sch, handled = before, [left[-1]]
         left = [name for name in left if name not in handled]
     return sch
-
-
-def _name(sch: Any, block: Any) -> str:
-    return str(get(sch, block).name_hint)
 
 
 def _schedule(func: Any) -> Any:
@@ -88,145 +84,14 @@ def _worth_keeping(sch: Any, block: Any) -> bool:
     return len(consumers) > 1 and operations >= _HEAVY
 
 
-# -- taking reductions apart ------------------------------------------------------------------------------------------
-
-
-def _take_apart(sch: Any, target: Target) -> tuple[Any, list[str], set[str]]:
-    """Lanes and parts for the reductions that gain from them; gives the function, the blocks of parts (each deserves a
-    parallel nest of its own), and the reductions that have lanes."""
-    func = sch.mod["main"]
-    apart: list[str] = []
-    split: set[str] = set()
-    reductions = [b for b in root_blocks(sch) if is_plain(sch, b) and is_reduction(sch, b)]
-    contractions = [_name(sch, b) for b in reductions if len(written(sch, b)) == 1 and is_contraction(sch, b)]
-    names = [_name(sch, b) for b in reductions]
-    for name in contractions:
-        func = store_operands(func, name)
-    for name in names:
-        func, parts = _in_parts(func, name, target)
-        for piece in (name, *parts):
-            changed = _in_lanes(func, piece, target)
-            if changed is not func:
-                split.add(piece)
-            func = changed
-        apart += parts
-    return func, apart, split
-
-
-def _in_parts(func: Any, name: str, target: Target) -> tuple[Any, list[str]]:
-    """A reduction with fewer results than threads, over its outermost axis first in parts, which run in parallel."""
-    sch = _schedule(func)
-    block = sch.get_sblock(name)
-    step = factor.find_step(get(sch, block))
-    split_factors(sch, block)
-    accesses = Accesses(sch, block)
-    vertical = _vertical(sch, block, target)
-    results = [e for l, e in zip(accesses.loops, accesses.extents, strict=True) if not reduces(sch, block, l)]
-    axes = [e for l, e in zip(accesses.loops, accesses.extents, strict=True) if reduces(sch, block, l)]
-    rows = prod(as_number(e) for e in results) / (target.lanes(accesses.itemsize()) if vertical else 1)
-    if step is None or not axes or target.threads == 1 or rows >= target.threads or work(accesses) < 2 * WORTH:
-        return func, []
-    position = max(range(len(axes)), key=lambda k: (as_number(axes[k]) >= target.threads, -k))
-    size = axes[position]
-    if not isinstance(size, int):
-        return factor.split_axis(func, name, position, 0), [f"{name}_parts"]
-    parts = next((d for d in range(min(size, 8 * target.threads), 1, -1) if size % d == 0), 1)
-    if parts < target.threads:
-        return func, []
-    return factor.split_axis(func, name, position, parts), [f"{name}_parts"]
-
-
-def _in_lanes(func: Any, name: str, target: Target) -> Any:
-    """A reduction along contiguous elements in lanes, and those in a tree."""
-    sch = _schedule(func)
-    block = sch.get_sblock(name)
-    if factor.find_step(get(sch, block)) is None:
-        return func
-    accesses = Accesses(sch, block)
-    group = [] if _vertical(sch, block, target) else _contiguous(sch, block, accesses)
-    if not group:
-        return func
-    first = sum(not reduces(sch, block, l) for l in accesses.loops)
-    total = prod(accesses.extents[k] for k in group)
-    width = target.lanes(accesses.itemsize())
-    others = prod(as_number(e) for k, e in enumerate(accesses.extents) if k >= first and k not in group)
-    lanes = _lanes(total, width, others)
-    if lanes == 0:
-        return func
-    func = factor.split_lanes(func, name, [k - first for k in group], lanes)
-    if total % lanes >= width:
-        func = _in_lanes(func, f"{name}_rest", target)
-    while lanes > 4:
-        lanes = width if lanes > width else 4
-        func = factor.split_lanes(func, name, [0], lanes)
-    return func
-
-
-def _lanes(total: int, width: int, repeats: int) -> int:
-    """How many partial results to keep for a row of `total` elements, `repeats` of which make a result; 0 where the row
-    is short. Each group of lanes costs a dependent addition of four cycles, each left-over element too."""
-    choices = [k * width for k in (1, 2, 4) if k * width <= total]
-    if repeats > 1:
-        choices += [d for d in range(4, width) if total % d == 0]
-
-    def cycles(lanes: int) -> int:
-        vectors = -(-lanes // width)
-        return repeats * (total // lanes * max(4, vectors) + total % lanes % width * 4) + vectors * 4
-
-    return min(choices, key=cycles, default=0)
-
-
-def _smooth(accesses: Accesses, position: int) -> bool:
-    """Whether vectors along a loop need contiguous elements and repeated ones only, and no conditions."""
-    if accesses.vars[position] in accesses.guarding:
-        return False
-    return all(accesses.stride(a, position) in (0, 1) for a in accesses.accesses)
-
-
-def _vertical(sch: Any, block: Any, target: Target) -> bool:
-    """Whether lanes of a reduction are better neighbouring results than partial ones: their operands lie side by side,
-    and they are many, or more than there are neighbouring terms."""
-    accesses = Accesses(sch, block)
-    results = [k for k, l in enumerate(accesses.loops) if not reduces(sch, block, l) and accesses.extents[k] != 1]
-    if not results or not _smooth(accesses, results[-1]):
-        return False
-    if not any(not a.write and accesses.stride(a, results[-1]) == 1 and a.buffer.shape for a in accesses.accesses):
-        return False
-    neighbours = as_number(accesses.extents[results[-1]])
-    if neighbours >= target.lanes(accesses.itemsize()) // 2:
-        return True
-    return bool(neighbours >= prod(accesses.extents[k] for k in _contiguous(sch, block, accesses)))
-
-
-def _contiguous(sch: Any, block: Any, accesses: Accesses) -> list[int]:
-    """Positions of the reduction loops that walk the largest operand element by element, outermost first."""
-    reads = [a for a in accesses.accesses if not a.write and not any(a.buffer.same_as(w) for w in written(sch, block))]
-    if not reads:
-        return []
-    main = max(reads, key=lambda a: prod(as_number(d) for d in a.buffer.shape))
-    positions = [k for k, l in enumerate(accesses.loops) if reduces(sch, block, l)]
-    last = next((k for k in positions if accesses.stride(main, k) == 1 and accesses.extents[k] != 1), None)
-    if last is None or not isinstance(accesses.extents[last], int) or not _smooth(accesses, last):
-        return []
-    group = [last]
-    for k in reversed([p for p in positions if p < last]):
-        if not isinstance(accesses.extents[k], int) or not accesses.mergeable(k, group[0]):
-            break
-        group.insert(0, k)
-    return group
-
-
-# -- nests ------------------------------------------------------------------------------------------------------------
-
-
 def _nest(sch: Any, left: list[Any], apart: list[str], split: set[str], target: Target) -> list[str]:
     """Schedule the last of the blocks that are left, with the stages that only it reads; gives their names."""
     out = left[-1]
     if not is_plain(sch, out):
-        return [_name(sch, out)]
+        return [name_of(sch, out)]
     seconds = work(Accesses(sch, out))
     producers: list[Any] = []
-    handled = [_name(sch, out)]
+    handled = [name_of(sch, out)]
     if is_reduction(sch, out):
         results = [k for k, b in enumerate(written(sch, out)) if any(b.same_as(p) for p in outputs(sch))] or [0]
         if len(results) > 1:
@@ -234,9 +99,9 @@ def _nest(sch: Any, left: list[Any], apart: list[str], split: set[str], target: 
             return handled
         producers, out = [out], sch.cache_write(out, results[0], "local")
     for block in reversed(left[:-1]):
-        consumers = {_name(sch, c) for c in sch.get_consumers(block)}
-        own = {_name(sch, b) for b in (out, *producers)}
-        if consumers <= own and is_plain(sch, block) and not is_output(sch, block) and _name(sch, block) not in apart:
+        consumers = {name_of(sch, c) for c in sch.get_consumers(block)}
+        own = {name_of(sch, b) for b in (out, *producers)}
+        if consumers <= own and is_plain(sch, block) and not is_output(sch, block) and name_of(sch, block) not in apart:
             producers.append(block)
     if not producers:
         schedule_injective(sch, out, target)
@@ -245,15 +110,15 @@ def _nest(sch: Any, left: list[Any], apart: list[str], split: set[str], target: 
     reductions = [p for p in producers if is_reduction(sch, p)]
     for p in reductions:
         split_factors(sch, p)
-    horizontal = any(_name(sch, p) in split or not _vertical(sch, p, target) for p in reductions)
+    horizontal = any(name_of(sch, p) in split or not vertical(sch, p, target) for p in reductions)
 
     split_factors(sch, out)
     tiled = _tiled_row(sch, out, reductions, split, target)
     place, vector = _rows(sch, out, producers, horizontal, tiled, target)
-    if place is not None and target.threads > 1 and seconds >= WORTH:
+    if place is not None and target.threads > 1 and seconds >= elementwise.WORTH:
         sch.parallel(place)
     fused = [p for p in producers if place is None or _computed_at(sch, p, place)]
-    handled += [_name(sch, p) for p in fused]
+    handled += [name_of(sch, p) for p in fused]
     if place is None:
         depth = 0
     else:
@@ -411,7 +276,7 @@ def _vector(sch: Any, block: Any, loop: Any, target: Target) -> bool:
     accesses = Accesses(sch, block)
     position = next(k for k, l in enumerate(accesses.vars) if l.same_as(get(sch, loop).loop_var))
     width = target.lanes(accesses.itemsize())
-    if not isinstance(size, int) or size > 4 * _VECTORS * width or not _smooth(accesses, position):
+    if not isinstance(size, int) or size > 4 * _VECTORS * width or not smooth(accesses, position):
         return False
     sch.vectorize(loop)
     return True
@@ -420,5 +285,5 @@ def _vector(sch: Any, block: Any, loop: Any, target: Target) -> bool:
 def _rows_only(sch: Any, block: Any, seconds: float, target: Target) -> None:
     """A reduction of pairs that are both results: in parallel."""
     rows = [l for l in get_loops(sch, block) if not reduces(sch, block, l)]
-    if rows and target.threads > 1 and seconds >= WORTH:
+    if rows and target.threads > 1 and seconds >= elementwise.WORTH:
         sch.parallel(sch.fuse(*rows) if len(rows) > 1 else rows[0])

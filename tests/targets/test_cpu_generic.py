@@ -22,10 +22,9 @@ ONE = replace(WIDEST, threads=1)
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every kernel is worth threads."""
-    from cnncc.targets.cpu import elementwise, reduce
+    from cnncc.targets.cpu import elementwise
 
     monkeypatch.setattr(elementwise, "WORTH", 0.0)
-    monkeypatch.setattr(reduce, "WORTH", 0.0)
 
 
 def _random(*shape: int) -> np.ndarray:
@@ -129,6 +128,20 @@ def test_chains_are_inlined_and_outputs_may_depend_on_each_other() -> None:
     assert_close(first, c + (b + b), "exact")
     assert_close(second, a - (c + (b + b)), "exact")
     assert not kernel.workspaces
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+@pytest.mark.parametrize("size", [10, 64])
+def test_outputs_of_one_shape_share_a_loop_where_they_may(crossed: bool, size: int, eager: None) -> None:
+    from tests.targets.cpu_generic import Kernel, compute, tensor
+
+    x = tensor("x", size, size)
+    twice = compute((size, size), lambda i, j: x[i, j] + x[i, j], "twice")
+    more = compute((size, size), lambda i, j: (twice[j, i] if crossed else twice[i, j]) + x[i, j], "more")
+    a = _random(size, size)
+    first, second = Kernel([x], [twice, more], WIDEST)(a)
+    assert_close(first, a + a, "exact")
+    assert_close(second, (a + a).T + a if crossed else (a + a) + a, "exact")
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int32", "int64", "uint8", "int8", "float16", "bool"])
