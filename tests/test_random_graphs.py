@@ -31,3 +31,12 @@ def test_compiled_equals_interpreted(seed, tmp_path):
         executable.save(tmp_path / "graph.cnncc")
         for name, array in cnncc.load(tmp_path / "graph.cnncc").run(feeds).items():
             assert np.array_equal(array, results[name])
+
+
+def test_scalar_constants_survive_saving(tmp_path):
+    b = cnncc.Builder()
+    b.output(b.pow(b.input("x", (2, 3)), b.constant(np.float32(2))), "y")
+    executable = cnncc.compile(b.finish(), threads=1)
+    executable.save(tmp_path / "graph.cnncc")
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert np.array_equal(cnncc.load(tmp_path / "graph.cnncc")(x), executable(x))

@@ -28,7 +28,7 @@ class Parameter:
     """A trained array. `requires_grad=False` freezes it."""
 
     def __init__(self, data: Any, requires_grad: bool = True):
-        self.data = np.ascontiguousarray(data, dtype=np.asarray(data).dtype)
+        self.data = np.asarray(data, order="C")
         self.requires_grad = requires_grad
 
     @property
@@ -187,9 +187,9 @@ class Module:
                 if given.shape != have.shape:
                     problems.append(f"{full}: shape must be {have.shape}, got {given.shape}")
                 elif own is not None:
-                    own.data = np.ascontiguousarray(given, dtype=have.dtype)
+                    own.data = np.array(given, dtype=have.dtype, order="C")
                 else:
-                    module._buffers[name] = np.ascontiguousarray(given, dtype=have.dtype)
+                    module._buffers[name] = np.array(given, dtype=have.dtype, order="C")
         if strict:
             problems += [f"unexpected {name}" for name in state if name not in known]
             if problems:

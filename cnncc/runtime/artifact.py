@@ -53,7 +53,7 @@ def write(program: Program, path: Path) -> None:
     """Writes a program to a file that appears whole or not at all. Raises ModelFileError where that is impossible."""
     kernels = {f"kernels/{i}.o": (name, data) for i, (name, data) in enumerate(program.kernels.items())}
     arrays = {
-        f"constants/{i}": (name, np.ascontiguousarray(a)) for i, (name, a) in enumerate(program.constants.items())
+        f"constants/{i}": (name, np.asarray(a, order="C")) for i, (name, a) in enumerate(program.constants.items())
     }
     manifest = {
         "format": FORMAT,

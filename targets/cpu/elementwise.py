@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import tvm_ffi
+from tvm import ir
 from tvm.s_tir.schedule import ScheduleError
 
 from cnncc.targets.cpu.blocks import (
@@ -25,13 +27,17 @@ from cnncc.targets.target import Target
 
 WORTH = 15e-6  # seconds of work on one core from which other threads are woken
 _CHUNK = 2048  # elements that a task should at least hold
+_PIECE = 1024  # elements of each of several outputs that are made in turn
 _WHOLE = 4  # a row of up to so many registers becomes one vector, whatever its length
 
 
 def schedule_elementwise(sch: Any, target: Target) -> None:
     """Schedule a function of injective te stages; several outputs become loops one after the other."""
     inline_injective(sch)
-    for block in root_blocks(sch):
+    blocks = root_blocks(sch)
+    if len(blocks) > 1 and _together(sch, blocks, target):
+        return
+    for block in blocks:
         schedule_injective(sch, block, target)
 
 
@@ -64,6 +70,51 @@ def schedule_injective(sch: Any, block: Any, target: Target) -> None:
         vectorise(sch, accesses, inner, target)
         outer = get_loops(sch, block)[: len(outer)] if outer else _chunks(sch, block, accesses, target)
     share(sch, outer, seconds, target)
+
+
+def _together(sch: Any, blocks: list[Any], target: Target) -> bool:
+    """Outputs of one shape, none of which reads another but at its own position, in pieces that stay in the cache: one
+    loop over pieces, in it a loop for each output. False where they are not of that kind."""
+    if not all(is_plain(sch, b) and get_loops(sch, b) for b in blocks):
+        return False
+    for block in blocks:
+        merge_loops(sch, block)
+    every = [Accesses(sch, b) for b in blocks]
+    first = every[0]
+    if any(len(a.loops) != len(first.loops) for a in every) or not all(_alike(a, every) for a in every):
+        return False
+    seconds = sum(work(a) for a in every)
+    size = first.extents[-1]
+    piece = _divisor(size, _PIECE, 1) if isinstance(size, int) else 1
+    tasks = []
+    for block, accesses in zip(blocks, every, strict=True):
+        *outer, inner = accesses.loops
+        if isinstance(size, int) and size > _PIECE and piece >= _PIECE // 8:
+            head, inner = sch.split(inner, [None, piece])
+            outer.append(head)
+        if not outer:
+            return False
+        tasks.append(sch.fuse(*outer) if len(outer) > 1 else outer[0])
+        rest = Accesses(sch, block)
+        vectorise(sch, rest, rest.loops[-1], target)
+    share(sch, [sch.merge(*tasks)], seconds, target)
+    return True
+
+
+def _alike(accesses: Accesses, every: list[Accesses]) -> bool:
+    """Whether a block has the loops of all others, and touches what they write at the place that they write only."""
+    for other in every:
+        if [as_number(e) for e in other.extents] != [as_number(e) for e in accesses.extents]:
+            return False
+        if any(isinstance(a, int) != isinstance(b, int) for a, b in zip(other.extents, accesses.extents, strict=True)):
+            return False
+        place = dict(zip(other.vars, accesses.vars, strict=True))
+        for store in (a for a in other.accesses if a.write):
+            at = tvm_ffi.structural_map(store.offset, (ir.Var, lambda v, place=place: place.get(v, v)))
+            touched = [a.offset for a in accesses.accesses if a.buffer.same_as(store.buffer)]
+            if not all(tvm_ffi.structural_equal(t, at) for t in touched):
+                return False
+    return True
 
 
 def work(accesses: Accesses) -> float:

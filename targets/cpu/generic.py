@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from tvm import IRModule, s_tir
+from tvm.s_tir.schedule import ScheduleError
 
 from cnncc.targets.cpu.blocks import is_contraction, is_plain, is_reduction, root_blocks
 from cnncc.targets.cpu.elementwise import schedule_elementwise
@@ -12,6 +14,8 @@ from cnncc.targets.cpu.expand import expand_math
 from cnncc.targets.cpu.reduce import schedule_reduction
 from cnncc.targets.cpu.workspace import Workspace, hoist_workspaces
 from cnncc.targets.target import Target
+
+_log = logging.getLogger("cnncc")
 
 
 def schedule_generic(func: Any, target: Target) -> tuple[Any, list[Workspace], str]:
@@ -28,10 +32,15 @@ def schedule_generic(func: Any, target: Target) -> tuple[Any, list[Workspace], s
     plain = all(is_plain(sch, b) for b in blocks)
     reductions = [b for b in blocks if is_reduction(sch, b)]
     if plain and not reductions:
-        recipe = "elementwise"
-        schedule_elementwise(sch, target)
-    else:
-        recipe = "fallback" if not plain or any(is_contraction(sch, b) for b in reductions) else "reduce"
-        sch = schedule_reduction(func, target)
+        try:
+            schedule_elementwise(sch, target)
+            return _finished(sch, "elementwise")
+        except ScheduleError as error:  # the other recipe leaves alone what it cannot schedule
+            _log.debug("elementwise kernel is scheduled stage by stage: %s", error)
+    simple = plain and not any(is_contraction(sch, b) for b in reductions)
+    return _finished(schedule_reduction(func, target), "reduce" if simple else "fallback")
+
+
+def _finished(sch: Any, recipe: str) -> tuple[Any, list[Workspace], str]:
     scheduled, workspaces = hoist_workspaces(sch.mod["main"])
     return expand_math(scheduled), workspaces, recipe

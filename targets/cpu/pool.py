@@ -7,11 +7,12 @@ where that could change the result, is replaced by the neutral element; TVM's si
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from cnncc.ir.layout import PLAIN, Layout, channels
 from cnncc.targets.algorithm import Algorithm, Cost, Layouts
@@ -31,15 +32,17 @@ _DTYPES = {
 _FLOATS = ("f32", "f64", "f16", "bf16")
 _SIZES = {"f64": 8, "i64": 8, "f32": 4, "i32": 4, "f16": 2, "bf16": 2, "i8": 1, "u8": 1}
 _UNROLLED_TAPS = 49  # a window with more taps becomes a loop over them
+_ROW_BYTES = 64 << 10  # of stack
 _PARALLEL_BYTES = 128 << 10  # below this, waking the other threads costs more than they save
 
 
 @dataclass(frozen=True)
 class PoolTile:
-    """`block`: channels in a vector (1: plain layout). `unrolled`: the window is one expression, not a loop."""
+    """`block`: channels in a vector (1: plain layout). `form`: how a window is combined: "taps", one expression of all;
+    "rows", a row of the input's width first, then along it; "window", a loop over the taps."""
 
     block: int
-    unrolled: bool
+    form: Literal["taps", "rows", "window"]
 
 
 def _range(p: PoolProblem, axis: int) -> tuple[int, int]:
@@ -130,105 +133,133 @@ def _define(p: PoolProblem, tile: PoolTile, x: Any, w: Any, finish: Callable[[An
 
     dtype = _DTYPES[p.dtype]
     sums = dtype if p.op == "max" or p.dtype == "f64" else "float32"
-    touches = _touches(p)
     r = len(p.size)
+    rank = 2 + r
     layout = channels(tile.block)
-    taps = list(product(*(range(k) for k in p.kernel)))
     lowest = tirx.const(float("-inf"), dtype) if p.dtype in _FLOATS else tirx.min_value(dtype)
+    neutral = lowest if p.op == "max" else tirx.const(0, sums)
 
-    def const(v: int) -> Any:
-        return tirx.const(v, "int64")
+    def extents(*sizes: int) -> tuple[Any, ...]:
+        shape = layout.physical((0, p.c, *sizes))
+        return (x.shape[0], *(tirx.const(d, "int64") for d in shape[1:]))
 
-    def tap(index: tuple[Any, ...], k: tuple[Any, ...]) -> Any:
-        place, valid = [], []
-        for a in range(r):
-            at = index[2 + a] * p.strides[a] - p.pads[a] + k[a] * p.dilations[a]
-            low, high = _range(p, a)
-            if low > 0:
-                valid.append(at >= 0)
-            if high < p.out[a]:
-                valid.append(at < p.size[a])
-            if low > 0 or high < p.out[a]:
-                at = tirx.max(tirx.min(at, const(p.size[a] - 1)), const(0))
-            place.append(at)
-        value = x(*layout.index((index[0], index[1], *place)))
-        if valid and not (p.op == "max" and touches):
-            neutral = lowest if p.op == "max" else tirx.const(0, dtype)
-            value = tirx.Select(tirx.all(*valid), value, neutral)
+    def read(*index: Any) -> Any:
+        value = x(*layout.index(index))
         return value if sums == dtype else tirx.Cast(sums, value)
 
-    def average(total: Any, index: tuple[Any, ...]) -> Any:
-        if p.op == "max":
-            return total
-        quotient = total / tirx.Cast(sums, tirx.convert(_count(p, index[2:])))
-        return quotient if sums == dtype else tirx.Cast(dtype, quotient)
+    def tap(source: Callable[..., Any], axes: Sequence[int], index: tuple[Any, ...], k: tuple[Any, ...]) -> Any:
+        """The element of a source under tap k of the axes; elsewhere it is indexed as the result."""
+        place, valid = list(index), []
+        for a, at_tap in zip(axes, k, strict=True):
+            place[2 + a], inside = _clamped(p, a, index[2 + a], at_tap)
+            valid += inside
+        value = source(*place)
+        return tirx.Select(tirx.all(*valid), value, neutral) if valid and not (p.op == "max" and _touches(p)) else value
 
     def combine(a: Any, b: Any) -> Any:
         return _maximum(a, b, p.dtype) if p.op == "max" else a + b
 
-    def unrolled(index: tuple[Any, ...]) -> Any:
-        total = tap(index, taps[0])
-        for k in taps[1:]:
-            total = combine(total, tap(index, k))
-        return total
+    def over(source: Callable[..., Any], axes: Sequence[int], index: tuple[Any, ...]) -> Any:
+        """The taps of some axes combined, as one expression."""
+        taps = [tap(source, axes, index, k) for k in product(*(range(p.kernel[a]) for a in axes))]
+        return functools.reduce(combine, taps)
 
     def outermost(index: tuple[Any, ...], value: Any) -> Any:
-        result = finish(average(value, index), index)
+        if p.op == "average":
+            quotient = value / tirx.Cast(sums, tirx.convert(_count(p, index[2:])))
+            value = quotient if sums == dtype else tirx.Cast(dtype, quotient)
+        result = finish(value, index)
         if p.c % tile.block:  # the padding of the last block stays zero
             result = tirx.if_then_else(index[1] < p.c, result, tirx.const(0, result.ty.dtype))
         return result
 
-    shape = tuple(v if i == 0 else const(v) for i, v in enumerate(layout.physical((x.shape[0], p.c, *p.out))))
-    rank = 2 + r
-    if tile.unrolled:
-        return te.compute(
-            shape,
-            lambda *i: outermost(layout.logical(i, rank), unrolled(layout.logical(i, rank))),
-            name="out",
-        )
-    axes = [te.reduce_axis((const(0), const(k)), name=f"k{a}") for a, k in enumerate(p.kernel)]
-    reducer = te.comm_reducer(combine, lambda t: lowest if p.op == "max" else tirx.const(0, t), name="combine")
-    window = te.compute(
-        shape, lambda *i: reducer(tap(layout.logical(i, rank), tuple(a.var for a in axes)), axis=axes), name="window"
-    )
-    return te.compute(shape, lambda *i: outermost(layout.logical(i, rank), window(*i)), name="out")
+    def stage(name: str, sizes: Sequence[int], body: Callable[[tuple[Any, ...]], Any]) -> Any:
+        return te.compute(extents(*sizes), lambda *i: body(layout.logical(i, rank)), name=name)
+
+    every = range(r)
+    if tile.form == "rows":
+        rows = stage("rows", (*p.out[:-1], p.size[-1]), lambda index: over(read, every[:-1], index))
+        return stage("out", p.out, lambda index: outermost(index, over(rows, every[-1:], index)))
+    if tile.form == "taps":
+        return stage("out", p.out, lambda index: outermost(index, over(read, every, index)))
+    axes = [
+        te.reduce_axis((tirx.const(0, "int64"), tirx.const(k, "int64")), name=f"k{a}") for a, k in enumerate(p.kernel)
+    ]
+    reducer = te.comm_reducer(combine, lambda t: neutral, name="combine")
+    at = tuple(a.var for a in axes)
+    window = stage("window", p.out, lambda index: reducer(tap(read, every, index, at), axis=axes))
+    return stage("out", p.out, lambda index: outermost(index, window(*layout.index(index))))
+
+
+def _clamped(p: PoolProblem, axis: int, position: Any, tap: Any) -> tuple[Any, list[Any]]:
+    """Where a tap lies along an axis, moved inside the input, and the conditions under which it was."""
+    from tvm import tirx
+
+    at = position * p.strides[axis] - p.pads[axis] + tap * p.dilations[axis]
+    low, high = _range(p, axis)
+    inside = [at >= 0] if low > 0 else []
+    if high < p.out[axis]:
+        inside.append(at < p.size[axis])
+    if inside:
+        at = tirx.max(tirx.min(at, tirx.const(p.size[axis] - 1, "int64")), tirx.const(0, "int64"))
+    return at, inside
 
 
 def _schedule(sch: Any, p: PoolProblem, tile: PoolTile, target: Target) -> None:
     out = sch.get_sblock("out")
     r = len(p.size)
-    loops = sch.get_loops(out)
-    column = loops[1 + r]
-    batch = p.n if isinstance(p.n, int) else p.hint
-    wide = batch * p.c * (prod(p.size) + prod(p.out)) * _SIZES[p.dtype] >= _PARALLEL_BYTES
-    if not tile.unrolled:
+    *outer, column = sch.get_loops(out)[: 2 + r]
+    lanes = sch.get_loops(out)[2 + r :]
+    row = sch.fuse(*outer)
+    if tile.form == "rows":
+        rows = sch.get_sblock("rows")
+        sch.compute_at(rows, row)
+        sch.set_scope(rows, 0, "local")
+    if tile.form == "window":
         window = sch.get_sblock("window")
         sch.compute_at(window, column)
         sch.set_scope(window, 0, "local")
-    rows = sch.fuse(*loops[: 1 + r])
-    if target.threads > 1 and wide:
-        sch.parallel(rows)
-    if not tile.unrolled:
-        inner = sch.get_loops(window)[2:]
-        if tile.block > 1:
-            sch.reorder(*inner[1:], inner[0])
-            sch.vectorize(inner[0])
-            sch.vectorize(sch.get_loops(out)[-1])
-        first = sch.get_loops(window)[2]
-        init = sch.decompose_reduction(window, first)
-        if tile.block > 1:
+    if target.threads > 1 and _moved(p) >= _PARALLEL_BYTES:
+        sch.parallel(row)
+    if lanes and p.c % tile.block == 0:
+        sch.vectorize(lanes[0])
+    if tile.form == "window":
+        steps = sch.get_loops(window)[2:]
+        if lanes:
+            sch.reorder(*steps[1:], steps[0])
+            sch.vectorize(steps[0])
+        init = sch.decompose_reduction(window, sch.get_loops(window)[2])
+        if lanes:
             sch.vectorize(sch.get_loops(init)[-1])
         return
-    if tile.block > 1 and p.c % tile.block == 0:
-        sch.vectorize(loops[-1])
     low, high = _range(p, r - 1)
-    parts = [low, high - low, p.out[-1] - high]
-    if sum(n > 0 for n in parts) > 1:
-        sch.loop_partition(column, [*[n for n in parts if n > 0][:-1], None])
+    parts = [n for n in (low, high - low, p.out[-1] - high) if n > 0]
+    if len(parts) > 1 and tile.form == "taps":
+        sch.loop_partition(column, [*parts[:-1], None])
 
 
-def _tiles(block_of: Callable[[Target], int]) -> Callable[[PoolProblem, Target], PoolTile]:
-    return lambda p, target: PoolTile(block_of(target), prod(p.kernel) <= _UNROLLED_TAPS)
+def _moved(p: PoolProblem) -> int:
+    """Bytes read and written at the batch that decisions assume."""
+    batch = p.n if isinstance(p.n, int) else p.hint
+    return batch * p.c * (prod(p.size) + prod(p.out)) * _SIZES[p.dtype]
+
+
+def _blocked_tile(p: PoolProblem, target: Target) -> PoolTile:
+    return PoolTile(target.block, "taps" if prod(p.kernel) <= _UNROLLED_TAPS else "window")
+
+
+def _plain_tile(p: PoolProblem, target: Target) -> PoolTile:
+    """Windows of several rows: first along the columns of whole rows, then along a row."""
+    apart = prod(p.kernel[:-1]) <= _UNROLLED_TAPS and p.kernel[-1] <= _UNROLLED_TAPS
+    if prod(p.kernel[:-1]) > 1 and apart and p.size[-1] * 8 <= _ROW_BYTES:
+        return PoolTile(1, "rows")
+    return PoolTile(1, "taps" if prod(p.kernel) <= _UNROLLED_TAPS else "window")
+
+
+def _scratch(p: PoolProblem, target: Target, tile: PoolTile) -> int:
+    """A row, or one result, in the type of the sums."""
+    itemsize = max(4 if p.op == "average" else 1, _SIZES[p.dtype])
+    return {"taps": 0, "rows": p.size[-1] * itemsize, "window": tile.block * itemsize}[tile.form]
 
 
 def _layouts(layout_of: Callable[[Target], Layout]) -> Callable[[PoolProblem, Target], Layouts]:
@@ -245,10 +276,11 @@ pool_blocked = Algorithm(
     op="pool",
     applies=_applies_blocked,
     layouts=_layouts(lambda target: channels(target.block)),
-    tiles_for=_tiles(lambda target: target.block),
+    tiles_for=_blocked_tile,
     cost=_cost,
     define=_define,
     schedule=_schedule,
+    scratch=_scratch,
     error_bound=_error,
 )
 pool_plain = Algorithm(
@@ -256,9 +288,10 @@ pool_plain = Algorithm(
     op="pool",
     applies=_applies,
     layouts=_layouts(lambda target: PLAIN),
-    tiles_for=_tiles(lambda target: 1),
+    tiles_for=_plain_tile,
     cost=_cost,
     define=_define,
     schedule=_schedule,
+    scratch=_scratch,
     error_bound=_error,
 )

@@ -16,8 +16,9 @@ from cnncc.passes.memory import ALIGN, Plan, Size, plan_memory
 from cnncc.passes.regions import Region, make_kernel
 from cnncc.targets.machine import AVX512
 from tests.graphs import random_feeds, random_graph
+from tests.tolerances import assert_close
 
-POISON = 0xA5
+POISON = 0x7E  # as float32 8e37, which no tolerance hides
 
 
 def bytes_of(size: Size, sizes: dict[str, int]) -> int:
@@ -92,12 +93,12 @@ def run(graph: Graph, plan: Plan, feeds: dict[str, np.ndarray], sizes: dict[str,
 
 
 def check(graph: Graph, laid: Graph, sizes: dict[str, int], extra: dict | None = None) -> Plan:
-    """Results inside the plan equal the interpreter's, element by element."""
+    """Results inside the plan equal the interpreter's."""
     plan = plan_memory(laid, extra or {})
     feeds = random_feeds(graph, sizes)
     expected = interpret(laid, feeds)
     for name, array in run(laid, plan, feeds, sizes, extra or {}).items():
-        assert np.array_equal(array, expected[name]), name
+        assert_close(array, expected[name], "conv", label=name)  # numpy's sums depend on where arrays lie
     return plan
 
 

@@ -54,7 +54,7 @@ def test_every_operation_is_in_one_kernel(seed):
     feeds = random_feeds(graph, {"N": 2})
     results = interpret(proposed, feeds)
     for name, array in interpret(graph, feeds).items():
-        assert np.array_equal(results[name], array)
+        assert np.array_equal(results[name], array)  # the same operations on the same arrays
 
 
 def check_kernel(body: Graph) -> None:

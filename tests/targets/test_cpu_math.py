@@ -172,15 +172,19 @@ def test_other_types() -> None:
     np.testing.assert_allclose(run(x.astype(np.float16)), np.tanh(x), rtol=2e-3)
 
 
-def test_long_chains_compile_in_linear_time() -> None:
+@pytest.mark.parametrize("guarded", [False, True])
+def test_long_chains_compile_in_linear_time(guarded: bool) -> None:
     """Nested lets take TVM exponential time; 24 functions would never finish."""
 
     def chain(x: Any) -> Any:
+        from tvm import tirx
+
         from cnncc.targets.cpu import math
 
+        (index,) = x.indices
         for _ in range(6):
             x = math.tanh(math.log1p(math.exp(math.sigmoid(x))))
-        return x
+        return tirx.if_then_else(index < _COUNT // 2, x, tirx.const(0, "float32")) if guarded else x
 
     run, _ = _kernel(chain)
     x = np.linspace(-4, 4, 1000).astype(np.float32)

@@ -271,3 +271,11 @@ def test_costs_follow_the_bytes() -> None:
         a, b = (algorithm.cost(p, ONE, algorithm.tiles_for(p, ONE)) for p in (small, large))
         assert b.seconds == pytest.approx(10 * a.seconds)
         assert b.bytes == 10 * a.bytes
+
+
+def test_scratch_is_what_a_row_or_a_window_needs() -> None:
+    p = MAX[0]
+    assert pool_plain.scratch(p, ONE, pool_plain.tiles_for(p, ONE)) == 4 * p.size[-1]
+    assert pool_blocked.scratch(p, ONE, pool_blocked.tiles_for(p, ONE)) == 0
+    long = MAX[7]
+    assert pool_blocked.scratch(long, ONE, pool_blocked.tiles_for(long, ONE)) == 4 * ONE.block
