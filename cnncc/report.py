@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cnncc.ir.dims import substitute
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import anchor
-from cnncc.passes.alternatives import HINT
 from cnncc.passes.memory import Plan
 from cnncc.targets.describe import describe
+from cnncc.targets.problem import ConvProblem, MatmulProblem
 from cnncc.targets.table import FALLBACK
 from cnncc.targets.target import Target
 
@@ -68,7 +68,10 @@ def describe_calls(graph: Graph, plan: Plan, symbols: Mapping[Node, str], target
         problem = describe(node.body)
         values = [*node.operands(), *node.outputs]
         moved = sum(_number(v.type.nbytes) for v in values)
-        flops = 2.0 * problem.macs if problem is not None and hasattr(problem, "macs") else _anchor_flops(node)
+        if isinstance(problem, (ConvProblem, MatmulProblem)):
+            flops = 2.0 * replace(problem, hint=1).macs
+        else:
+            flops = _anchor_flops(node)
         layouts = [v.type.layout.tag(v.type.rank) if v.type.layout else "plain" for v in (values[0], values[-1])]
         rows.append(
             asdict(
@@ -106,4 +109,4 @@ def _anchor_flops(node: Node) -> float:
 
 
 def _number(dim: Any) -> int:
-    return dim if isinstance(dim, int) else int(substitute(dim, {s.name: HINT for s in dim.free_symbols}))
+    return dim if isinstance(dim, int) else int(substitute(dim, {s.name: 1 for s in dim.free_symbols}))

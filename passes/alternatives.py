@@ -13,10 +13,10 @@ from cnncc.ir.types import Type
 from cnncc.ops.registry import lookup
 from cnncc.passes.manager import Context
 from cnncc.targets.describe import describe, family
+from cnncc.targets.problem import HINT
 from cnncc.targets.table import FALLBACK, GENERIC, algorithms
 from cnncc.targets.target import Target
 
-HINT = 1  # the batch that decisions assume where it is symbolic
 DEFAULT_BOUND = 2e-5  # of the largest result: what accuracy="default" lets an algorithm err
 LAUNCH = 1e-6  # seconds a kernel costs besides its work
 # Of the FMA peak, for products that no algorithm takes; on a GPU never preferred to an algorithm, however small.

