@@ -23,6 +23,7 @@ from cnncc.runtime.state import State
 from cnncc.runtime.threads import Dispatcher
 
 _TABLES_KEPT = 16  # one per size of the symbols, some kilobytes each
+_LAUNCH = b"TVMBackendParallelLaunch"  # what a kernel calls that runs on several threads
 
 
 class Engine:
@@ -50,13 +51,15 @@ class Engine:
         for i, port in enumerate(program.outputs):
             if program.buffers[port.buffer].kind == "output" and port.buffer not in self._direct.values():
                 self._direct[i] = port.buffer
+        # Where every kernel is too small for several threads, runs stay on the caller's.
+        self._parallel = program.threads > 1 and any(_LAUNCH in data for data in program.kernels.values())
         self._dispatcher: Dispatcher | None = None
         self.renew()
         _living.add(self)
 
     def renew(self) -> None:
         """A thread of our own that no run has used yet: at the start, and again in a forked child."""
-        if self._program.threads > 1:
+        if self._parallel:
             self._dispatcher = Dispatcher(self._program.threads)
             weakref.finalize(self, self._dispatcher.stop).atexit = False
 
