@@ -7,7 +7,8 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,8 @@ _LAUNCH = b"TVMBackendParallelLaunch"  # what a kernel calls that runs on severa
 class Engine:
     """A program (its constants aligned) with its code loaded and its memory allocated. Runs take turns."""
 
-    def __init__(self, program: Program, state: State | None) -> None:
+    def __init__(self, program: Program, state: State | None, code: Mapping[str, Any] | None = None) -> None:
+        """`code`: the program's functions where another engine has loaded them already."""
         own = {b.name: b for b in program.buffers if b.kind == "state" and b.base is None}
         self.state = State({n: program.constants[n] for n in own}) if state is None else state
         for name, b in own.items():
@@ -37,12 +39,8 @@ class Engine:
             if array is None or array.dtype.name != b.dtype or array.shape != b.shape:
                 got = "none" if array is None else f"{array.dtype.name}{array.shape}"
                 raise GraphError(f"{name}: the shared state must have it as {b.dtype}{show_shape(b.shape)}, got {got}")
-        check_features("this model", program.features)
-        for symbol, data in program.kernels.items():
-            check_object(symbol, data)
         self._program = program
-        module = native.link(program.kernels.values())
-        self._functions = {name: module.get_function(name) for name in program.kernels}
+        self.functions = code if code is not None else _load(program)
         self._tables: OrderedDict[tuple[int, ...], CallTable] = OrderedDict()
         self._arena = allocate(0)
         self._staging: dict[int, np.ndarray] = {}
@@ -51,8 +49,8 @@ class Engine:
         for i, port in enumerate(program.outputs):
             if program.buffers[port.buffer].kind == "output" and port.buffer not in self._direct.values():
                 self._direct[i] = port.buffer
-        # Where every kernel is too small for several threads, runs stay on the caller's.
-        self._parallel = program.threads > 1 and any(_LAUNCH in data for data in program.kernels.values())
+        # Where every kernel is too small for several threads, runs stay on the caller's (whose pool has any size).
+        self._parallel = any(_LAUNCH in data for data in program.kernels.values())
         self._dispatcher: Dispatcher | None = None
         self.renew()
         _living.add(self)
@@ -107,7 +105,7 @@ class Engine:
             self._tables.clear()  # their addresses are the old arena's
             self._arena = allocate(0)  # the old one goes before the new one comes
             self._arena = allocate(size)
-        table = CallTable(self._program, self._functions, sizes.values)
+        table = CallTable(self._program, self.functions, sizes.values)
         for i, b in enumerate(self._program.buffers):
             if b.base is not None:
                 continue
@@ -121,6 +119,15 @@ class Engine:
         if len(self._tables) > _TABLES_KEPT:
             self._tables.popitem(last=False)
         return table
+
+
+def _load(program: Program) -> dict[str, Any]:
+    """The functions of a program, linked into this process."""
+    check_features("this model", program.features)
+    for symbol, data in program.kernels.items():
+        check_object(symbol, data)
+    module = native.link(program.kernels.values())
+    return {name: module.get_function(name) for name in program.kernels}
 
 
 _living: weakref.WeakSet[Engine] = weakref.WeakSet()

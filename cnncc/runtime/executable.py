@@ -51,9 +51,10 @@ class Executable:
     row-major and start at a multiple of 64 bytes, else copied; results are fresh arrays that belong to the caller.
     """
 
-    def __init__(self, program: Program, state: State | None = None) -> None:
+    def __init__(self, program: Program, state: State | None = None, code: Mapping[str, Any] | None = None) -> None:
         """`state`: what another executable's runs update, to be shared with it; left out, a copy of the first values.
 
+        `code`: the program's functions where they are loaded already (see `clone`).
         Raises GraphError where the program is inconsistent, RuntimeFault where its code does not load here.
         """
         names = {b.name for b in program.check().buffers if b.kind == "constant"}
@@ -61,7 +62,7 @@ class Executable:
         kept = {n: aligned(a) if n in names else a for n, a in program.constants.items()}
         self.program = replace(program, constants=kept)
         self._signature = Signature(self.program)
-        self._engine = _engine(self.program, state)
+        self._engine = _engine(self.program, state, code)
 
     @property
     def state(self) -> State:
@@ -133,27 +134,48 @@ class Executable:
             results = list(map(to_torch, results))
         return results[0] if single else tuple(results)
 
+    def clone(self, threads: int | None = None) -> Executable:
+        """Another executable of this model that can run at the same time as this one.
+
+        It shares the weights and the loaded code; its arena, its threads (`threads`: how many, if not as many) and a
+        copy of the present state are its own. Kernels keep the tiles that were chosen for this one's threads.
+        """
+        if threads is not None and threads < 1:
+            raise GraphError(f"threads must be at least 1, got {threads}")
+        program = self.program if threads is None else replace(self.program, threads=threads)
+        own = State({name: self.state[name] for name in self.state})
+        return Executable(program, own, self._engine.functions if isinstance(self._engine, Engine) else None)
+
     def profile(self, feeds: Mapping[str, Any], repeat: int = 10) -> tuple[CallTime, ...]:
         """The time of every kernel call, over some runs after a first one; state is left as it was."""
+        spans = self.call_spans(feeds, repeat + 1)
+        times = spans[1:, :, 1] - spans[1:, :, 0]
+        least, median = times.min(0), np.median(times, 0)
+        return tuple(
+            CallTime(c.node, c.kernel, float(least[i]), float(median[i])) for i, c in enumerate(self.program.calls)
+        )
+
+    def call_spans(self, feeds: Mapping[str, Any], repeat: int) -> np.ndarray:
+        """When every kernel call of some runs began and ended: seconds of `time.perf_counter`, [repeat, calls, 2].
+
+        Calls are started one by one from Python, which costs about a microsecond each. State is left as it was.
+        """
         arrays, sizes = self._signature.take(self._signature.order(feeds))
-        times = np.zeros((repeat + 1, len(self.program.calls)))
+        spans = np.zeros((repeat, len(self.program.calls), 2))
 
         def steps(table: CallTable) -> None:
-            for row in times:
-                for i in range(len(row)):
-                    begin = time.perf_counter()
+            for run in spans:
+                for i, span in enumerate(run):
+                    span[0] = time.perf_counter()
                     table.step(i)
-                    row[i] = time.perf_counter() - begin
+                    span[1] = time.perf_counter()
 
         before = dict(self.state)
         try:
             self._engine.execute(arrays, sizes, self._signature.fresh(sizes), steps)
         finally:
             self.state.update(before)
-        least, median = times[1:].min(0), np.median(times[1:], 0)
-        return tuple(
-            CallTime(c.node, c.kernel, float(least[i]), float(median[i])) for i, c in enumerate(self.program.calls)
-        )
+        return spans
 
     def save(self, path: str | Path) -> None:
         """Writes the model, with its present state, as one file that `cnncc.load` runs without a compiler."""
@@ -184,12 +206,12 @@ class Executable:
             )
 
 
-def _engine(program: Program, state: State | None) -> Engine | CudaEngine:
+def _engine(program: Program, state: State | None, code: Mapping[str, Any] | None) -> Engine | CudaEngine:
     if program.target.get("kind") == "cuda":
         from cnncc.targets.cuda.engine import CudaEngine
 
         return CudaEngine(program, state)
-    return Engine(program, state)
+    return Engine(program, state, code)
 
 
 def _direct(target: np.ndarray, used: Sequence[np.ndarray]) -> bool:
