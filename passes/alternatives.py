@@ -137,7 +137,7 @@ def _generic(body: Graph, target: Target) -> Iterable[Alternative]:
         )
         if any(operands):
             yield Alternative(name, operands, (blocked,) * len(body.outputs), seconds)
-            if root is not None:
+            if root is not None and not all(v.type.plain.lies_as(blocked) for v in body.outputs):
                 yield Alternative(name, operands, plain_out, seconds)
 
 

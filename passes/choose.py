@@ -47,7 +47,8 @@ def _factors(
 
     def differs(value: Value, a: Layout, b: Layout) -> float:
         assert context.target is not None
-        return 0.0 if a == b else transform_seconds(value.type, context.target)
+        same = value.type.with_(layout=a).lies_as(b)
+        return 0.0 if same else transform_seconds(value.type, context.target)
 
     for k, node in enumerate(kernels):
         for position, value in enumerate(node.operands()):

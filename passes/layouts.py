@@ -69,11 +69,14 @@ def _arranged(graph: Graph, value: Value, layout: Layout, laid: dict[tuple[Value
 
 
 def _transform(graph: Graph, value: Value, layout: Layout) -> Value:
+    """A kernel; where no byte moves (blocks of channels of one pixel), a view like a reshape."""
+    type_ = value.type.with_(layout=layout)
+    attrs = ToLayoutAttrs(layout.tag(type_.rank) if layout else "")
+    if value.type.lies_as(layout):
+        return graph.add_node(Node("to_layout", [value], attrs, [type_], [graph.fresh_name(value.name)])).output
     body = Graph("body")
     x = body.add_input("x", value.type)
-    type_ = value.type.with_(layout=layout)
-    tag = layout.tag(type_.rank) if layout else ""
-    node = body.add_node(Node("to_layout", [x], ToLayoutAttrs(tag), [type_], [body.fresh_name("y")]))
+    node = body.add_node(Node("to_layout", [x], attrs, [type_], [body.fresh_name("y")]))
     body.add_output(node.output)
     kernel = kernel_node(graph, body, [value], KernelAttrs(GENERIC), f"layout of {value.name}")
     graph.add_node(kernel)

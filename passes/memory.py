@@ -1,9 +1,9 @@
 """plan-memory: where every value lies, before anything runs.
 
 Results of kernels share one arena: buffers whose lifetimes do not overlap take the same bytes, largest first, each at
-the lowest offset that is free. Reshapes are views. A concat whose members are contiguous in its result (batch 1) is
-not run at all: its members are written in place; where several concats begin with the same members (DenseNet), the
-shorter are views of the longest.
+the lowest offset that is free. Reshapes are views, and so are changes between layouts of one order. A concat whose
+members are contiguous in its result (batch 1) is not run at all: its members are written in place; where several
+concats begin with the same members (DenseNet), the shorter are views of the longest.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ def _find_views(graph: Graph, plan: Plan) -> None:
             _write_in_place(node, pinned, plan)
     outputs = set(graph.outputs)
     for node in graph.nodes:
-        if node.body is None:  # a reshape: the only operation that stays outside kernels
-            assert node.op == "reshape", node.where
+        if node.body is None:  # the only operations that stay outside kernels
+            assert node.op in ("reshape", "to_layout"), node.where
             (source,) = node.operands()
             result, root = node.output, plan.root(source)
             plan.skipped.add(node)

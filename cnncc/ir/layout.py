@@ -42,6 +42,20 @@ class Layout:
         outer = [-(-d // self.factor(a)) if self.factor(a) > 1 else d for a, d in enumerate(shape)]
         return (*outer, *(f for _, f in self.blocks))
 
+    def order(self, shape: Sequence[Any]) -> tuple[tuple[int, Any], ...]:
+        """What the memory runs through, outermost first, as (axis, extent): layouts of one order differ in no byte.
+
+        (n, 32, 1, 1) has one order as NCHW and as NCHW16c: ((0, n), (1, 32)).
+        """
+        axes = (*range(len(shape)), *(axis for axis, _ in self.blocks))
+        runs: list[tuple[int, Any]] = []
+        for axis, extent in zip(axes, self.physical(shape), strict=True):
+            if runs and runs[-1][0] == axis:
+                runs[-1] = (axis, runs[-1][1] * extent)
+            elif extent != 1:
+                runs.append((axis, extent))
+        return tuple(runs)
+
     def index(self, logical: Sequence[Any]) -> tuple[Any, ...]:
         """Logical index --> index in memory; works on Python integers and on symbolic (TVM) expressions."""
         outer = [i // self.factor(a) if self.factor(a) > 1 else i for a, i in enumerate(logical)]

@@ -58,6 +58,10 @@ class Type:
         """The same type in row-major layout."""
         return replace(self, layout=PLAIN) if self.layout else self
 
+    def lies_as(self, layout: Layout) -> bool:
+        """Whether the bytes in another layout would be the same, so that a change of layout moves nothing."""
+        return self.layout == layout or self.layout.order(self.shape) == layout.order(self.shape)
+
     def with_(self, *, dtype: str | None = None, shape: Shape | None = None, layout: Layout | None = None) -> Type:
         """The type with some fields replaced."""
         return Type(

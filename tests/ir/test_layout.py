@@ -79,3 +79,23 @@ def test_symbolic_shapes():
     n = symbol("N")
     assert channels(16).physical((n, 20, 3)) == (n, 2, 3, 16)
     assert Layout(((0, 4),)).physical((n, 3))[0].subs({n: 9}) == 3
+
+
+@settings(deadline=None, max_examples=100)
+@given(laid_out(), laid_out())
+def test_layouts_of_one_order_have_the_same_bytes(case, other):
+    shape, layout = case
+    array = np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
+    for b in (PLAIN, *([other[1]] if all(axis < len(shape) for axis, _ in other[1].blocks) else [])):
+        same = np.array_equal(layout.pack(array).reshape(-1), b.pack(array).reshape(-1))
+        if layout.order(shape) == b.order(shape):
+            assert same
+        elif array.size > 1:
+            assert not same
+
+
+def test_channels_of_one_pixel_lie_the_same_in_blocks():
+    n = symbol("N")
+    assert channels(16).order((n, 32, 1, 1)) == PLAIN.order((n, 32, 1, 1)) == ((0, n), (1, 32))
+    assert channels(16).order((n, 32, 1, 2)) != PLAIN.order((n, 32, 1, 2))
+    assert channels(16).order((n, 24, 1, 1)) != PLAIN.order((n, 24, 1, 1))

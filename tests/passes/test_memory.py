@@ -183,6 +183,19 @@ def test_reshapes_are_views():
     assert [n.op for n in plan.skipped] == ["reshape"]
 
 
+def test_layouts_of_one_order_are_views():
+    b = cnncc.Builder()
+    x = b.conv(b.input("x", ("N", 32, 8, 8)), np.ones((32, 32, 3, 3), np.float32))
+    mean = b.reduce_mean(x, axes=(2, 3), keepdims=True)
+    b.output(b.reshape(mean, shape=(x.type.shape[0], 32)), "y")
+    graph = run_passes(b.finish(), INFERENCE, Context(AVX512))
+    view = next(n for n in graph.nodes if n.op == "to_layout")
+    assert next(view.operands()).type.layout.tag(4) == "aBcd16b"
+    plan = plan_memory(graph)
+    assert view in plan.skipped
+    assert plan.root(view.output) is graph.outputs[0]
+
+
 def test_a_reshape_that_is_an_output_is_written_by_its_producer():
     graph = kernels("%a: f32[1, 16, 4, 4] = relu(%x)", "%r: f32[1, 256] = reshape(%a, shape=(1, 256))", returns="%r")
     plan = check(graph, graph, {})
