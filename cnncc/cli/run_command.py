@@ -18,6 +18,7 @@ from cnncc.cli.common import (
     random_inputs,
     read_arrays,
 )
+from cnncc.cli.profile_command import show
 
 
 @click.command("run")
@@ -26,6 +27,7 @@ from cnncc.cli.common import (
 @click.option("-i", "--input", "inputs", multiple=True, help="NAME=file.npy, or a .npz file.  [default: random arrays]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the results to this .npz file.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch of random arrays.")
+@click.option("--profile", "profiled", is_flag=True, help="Time every kernel; `cnncc profile` has more options.")
 @json_option
 def command(
     model: Path,
@@ -36,6 +38,7 @@ def command(
     inputs: tuple[str, ...],
     output: Path | None,
     batch: int,
+    profiled: bool,
     as_json: bool,
 ) -> None:
     """Run MODEL (.onnx, or compiled) on arrays and print or write what comes out."""
@@ -54,10 +57,17 @@ def command(
         }
         for name, a in results.items()
     }
+    found = None
+    if profiled:
+        from cnncc.profile import profile
+
+        found = profile(exe, feeds)
     if as_json:
-        print_json(rows)
+        print_json({"outputs": rows, "profile": found.to_dict()} if found else rows)
         return
     out = console()
     for name, row in rows.items():
         out.print(f"{name}: {row['dtype']}{row['shape']}  min {row['min']}  max {row['max']}")
         out.print(f"  {row['first']}{' ...' if results[name].size > 8 else ''}")
+    if found is not None:
+        show(found)
