@@ -94,7 +94,7 @@ def _prepare_weights(graph: Graph, node: Node, context: Context) -> None:
     problem = describe(node.body)
     tile = algorithm.tiles_for(problem, context.target)
     g = geometry(root.attrs, root.inputs[1].type.shape[2:])  # type: ignore[union-attr]
-    attrs = WinogradAttrs(tile.m, (*g.begin, *g.end))
+    attrs = WinogradAttrs(tile.m, (*g.begin, *g.end), (g.strides[0], g.dilations[0]))
     inner = root.inputs[1]
     assert inner is not None
     position = node.body.inputs.index(inner)

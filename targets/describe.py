@@ -8,8 +8,7 @@ from typing import Any
 from cnncc.ir.dims import Dim
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import anchor
-from cnncc.ops.window import Geometry, geometry
-from cnncc.ops.winograd_matrices import TAPS
+from cnncc.ops.window import geometry
 from cnncc.targets.problem import ConvProblem, MatmulProblem, PoolProblem
 
 Problem = ConvProblem | MatmulProblem | PoolProblem
@@ -47,7 +46,7 @@ def _conv(node: Node) -> ConvProblem | None:
     if size is None or not isinstance(x.shape[1], int):
         return None
     if node.op == "winograd_conv":
-        g, groups, oc = Geometry((TAPS, TAPS), (1, 1), node.attrs.pads[:2], node.attrs.pads[2:], (1, 1)), 1, w.shape[2]
+        g, groups, oc = node.attrs.geometry(w.shape[3:-1]), 1, w.shape[2]
     else:
         g, groups, oc = geometry(node.attrs, w.shape[2:]), node.attrs.groups, w.shape[0]
     n, pads = _batch(x.shape[0]), (*g.begin, *g.end)

@@ -1,6 +1,7 @@
-"""3x3 convolution by Winograd's minimal filtering, split at the transformed weights so that they become constants.
+"""3x3 and d x 3x3 convolution by Winograd's minimal filtering in the last two axes, split at the transformed weights
+so that they become constants.
 
-`choose` rewrites conv(x, w) --> winograd_conv(x, winograd_weights(w)) where the algorithm pays.
+`lay-out` rewrites conv(x, w) --> winograd_conv(x, winograd_weights(w)) where `choose` found that the algorithm pays.
 """
 
 from __future__ import annotations
@@ -24,18 +25,26 @@ _NO_GRAD = "made after differentiation, by the choice of algorithms"
 
 @dataclass(frozen=True)
 class WinogradAttrs:
-    """m: outputs per tile and axis (2, 4 or 6). pads: begin and end per spatial axis."""
+    """m: outputs per tile and axis (2, 4 or 6). pads: begin and end per spatial axis. depth: stride and dilation of
+    the depth axis, where there are three axes."""
 
     m: int = 4
     pads: tuple[int, ...] = (0, 0, 0, 0)
+    depth: tuple[int, int] = (1, 1)
+
+    def geometry(self, taps: Sequence[int]) -> Geometry:
+        """The window, given the taps in depth (none in 2-D)."""
+        r, lead = len(self.pads) // 2, len(taps)
+        strides, dilations = (self.depth[0],) * lead + (1, 1), (self.depth[1],) * lead + (1, 1)
+        return Geometry((*taps, TAPS, TAPS), strides, self.pads[:r], self.pads[r:], dilations)
 
 
 def _weights_infer(attrs: WinogradAttrs, w: Type) -> Type:
-    """w [M, C, 3, 3] --> [alpha, alpha, M, C], alpha = m + 2."""
-    if w.rank != 4 or w.shape[2:] != (TAPS, TAPS):
-        raise GraphError(f"weights must be [M, C, 3, 3], got {w}")
+    """w [M, C, (D,) 3, 3] --> [alpha, alpha, M, (D,) C], alpha = m + 2."""
+    if w.rank not in (4, 5) or w.shape[-2:] != (TAPS, TAPS):
+        raise GraphError(f"weights must be [M, C, 3, 3] or [M, C, D, 3, 3], got {w}")
     alpha = len(matrices(attrs.m)[1])
-    return w.with_(shape=(alpha, alpha, *w.shape[:2]))
+    return w.with_(shape=(alpha, alpha, w.shape[0], *w.shape[2:-2], w.shape[1]))
 
 
 def _dot(c: Lowering, rows: Matrix, k: Any, values: Sequence[Any]) -> Any:
@@ -55,10 +64,14 @@ def _dot(c: Lowering, rows: Matrix, k: Any, values: Sequence[Any]) -> Any:
 def _weights_compute(c: Lowering, attrs: WinogradAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:
     (w,) = xs
     g = matrices(attrs.m)[2]
-    alpha = len(g)
-    half = Type(w.type.dtype, (alpha, TAPS, *outs[0].shape[2:]))
-    rows = c.stage(half, lambda a, j, m, k: _dot(c, g, a, [w(m, k, i, j) for i in range(TAPS)]), "rows")
-    return c.stage(outs[0], lambda a, b, m, k: _dot(c, g, b, [rows(a, j, m, k) for j in range(TAPS)]), "weights")
+    half = Type(w.type.dtype, (len(g), TAPS, *outs[0].shape[2:]))
+
+    def row(a: Any, j: Any, m: Any, *rest: Any) -> Any:
+        *lead, k = rest
+        return _dot(c, g, a, [w(m, k, *lead, i, j) for i in range(TAPS)])
+
+    rows = c.stage(half, row, "rows")
+    return c.stage(outs[0], lambda a, b, *rest: _dot(c, g, b, [rows(a, j, *rest) for j in range(TAPS)]), "weights")
 
 
 winograd_weights = define(
@@ -69,30 +82,46 @@ winograd_weights = define(
     reference=lambda attrs, w: transform_weights(w, attrs.m),
     no_grad=_NO_GRAD,
     compute=_weights_compute,
-    samples=(Sample((Arg((4, 3, 3, 3)),), WinogradAttrs(4)), Sample((Arg((2, 2, 3, 3)),), WinogradAttrs(2))),
-    doc="Weights of a 3x3 convolution transformed for winograd_conv.",
+    samples=(Sample((Arg((4, 3, 3, 3)),), WinogradAttrs(4)), Sample((Arg((2, 2, 2, 3, 3)),), WinogradAttrs(2))),
+    doc="Weights of a 3x3 or d x 3x3 convolution transformed for winograd_conv.",
 )
 
 
 def _conv_infer(attrs: WinogradAttrs, x: Type, u: Type) -> Type:
-    """x [N, C, H, W], u [alpha, alpha, M, C] --> [N, M, H + p - 2, W + p - 2]."""
+    """x [N, C, (D,) H, W], u [alpha, alpha, M, (K,) C] --> [N, M, (D',) H + p - 2, W + p - 2]."""
     check_operands("x and u", x, u)
-    if u.shape[3] != x.shape[1]:
-        raise GraphError(f"channels of u must be {x.shape[1]}, got {u.shape[3]}")
-    return Type(x.dtype, (x.shape[0], u.shape[2], *_geometry(attrs).out(x.shape[2:])))
+    if x.rank not in (4, 5) or u.rank != x.rank or len(attrs.pads) != 2 * (x.rank - 2):
+        raise GraphError(f"x and u must both be of 2 or 3 spatial axes, with two pads each, got {x}, {u}, {attrs.pads}")
+    if u.shape[-1] != x.shape[1]:
+        raise GraphError(f"channels of u must be {x.shape[1]}, got {u.shape[-1]}")
+    return Type(x.dtype, (x.shape[0], u.shape[2], *_geometry(attrs, u).out(x.shape[2:])))
 
 
-def _geometry(attrs: WinogradAttrs) -> Geometry:
-    return Geometry((TAPS, TAPS), (1, 1), attrs.pads[:2], attrs.pads[2:], (1, 1))
+def _geometry(attrs: WinogradAttrs, u: Type) -> Geometry:
+    return attrs.geometry([int(d) for d in u.shape[3:-1]])
 
 
 def _conv_reference(attrs: WinogradAttrs, x: np.ndarray, u: np.ndarray) -> np.ndarray:
-    at, bt, _ = (as_array(matrix).astype(x.dtype) for matrix in matrices(attrs.m))
-    m, alpha = attrs.m, attrs.m + TAPS - 1
-    h, w = (int(d) for d in _geometry(attrs).out(x.shape[2:]))
+    if x.ndim == 4:
+        return _plane_reference(attrs.m, attrs.pads, x, u)
+    (stride, step), (before, _, _, after, _, _), taps = attrs.depth, attrs.pads, u.shape[3]
+    planes = np.pad(x, [(0, 0), (0, 0), (before, after), (0, 0), (0, 0)])
+    depths = range(0, planes.shape[2] - step * (taps - 1), stride)
+    pads = (*attrs.pads[1:3], *attrs.pads[4:])
+    made = [
+        sum(_plane_reference(attrs.m, pads, planes[:, :, d + step * k], u[:, :, :, k]) for k in range(taps))
+        for d in depths
+    ]
+    return np.stack([np.asarray(m) for m in made], axis=2)
+
+
+def _plane_reference(m: int, pads: Sequence[int], x: np.ndarray, u: np.ndarray) -> np.ndarray:
+    at, bt, _ = (as_array(matrix).astype(x.dtype) for matrix in matrices(m))
+    alpha = m + TAPS - 1
+    h, w = (d + pads[k] + pads[k + 2] - TAPS + 1 for k, d in enumerate(x.shape[2:]))
     th, tw = -(-h // m), -(-w // m)
-    p = attrs.pads
-    xp = np.pad(x, [(0, 0), (0, 0), (p[0], th * m + 2 - x.shape[2] - p[0]), (p[1], tw * m + 2 - x.shape[3] - p[1])])
+    ends = (th * m + 2 - x.shape[2] - pads[0], tw * m + 2 - x.shape[3] - pads[1])
+    xp = np.pad(x, [(0, 0), (0, 0), (pads[0], ends[0]), (pads[1], ends[1])])
     tiles = np.lib.stride_tricks.sliding_window_view(xp, (alpha, alpha), axis=(2, 3))[:, :, ::m, ::m]
     v = np.einsum("ai,bj,nctsij->abncts", bt, bt, tiles, optimize=True)
     product = np.einsum("abncts,abmc->abnmts", v, u, optimize=True)
@@ -101,48 +130,59 @@ def _conv_reference(attrs: WinogradAttrs, x: np.ndarray, u: np.ndarray) -> np.nd
 
 
 def _conv_compute(c: Lowering, attrs: WinogradAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:
+    """Planes of the depth axis are computed one by one; `o` are the channel and, in 3-D, the plane of a result."""
     from tvm import te, tirx
 
     x, u = xs
     at, bt, _ = matrices(attrs.m)
     m, alpha = attrs.m, attrs.m + TAPS - 1
-    n, oc, h, w = outs[0].shape
+    g = _geometry(attrs, u.type)
+    n, oc, *depth, h, w = outs[0].shape
     th, tw = -(-h // m), -(-w // m)
-    dtype = x.type.dtype
-    ic = x.type.shape[1]
+    dtype, ic, taps = x.type.dtype, x.type.shape[1], u.type.shape[3:-1]
 
-    def read(b: Any, k: Any, y: Any, z: Any) -> Any:
-        py, pz = y - attrs.pads[0], z - attrs.pads[1]
-        inside = tirx.all(py >= 0, py < c.dim(x.type.shape[2]), pz >= 0, pz < c.dim(x.type.shape[3]))
-        return c.guard(inside, x(b, k, py, pz), c.const(0, dtype))
+    def read(b: Any, k: Any, *place: Any) -> Any:
+        at_ = [p - before for p, before in zip(place, g.begin, strict=True)]
+        ends = [c.dim(d) for d in x.type.shape[2:]]
+        inside = tirx.all(*(bound for p, end in zip(at_, ends, strict=True) for bound in (p >= 0, p < end)))
+        return c.guard(inside, x(b, k, *at_), c.const(0, dtype))
 
-    tiles = (n, ic, th, tw)
+    tiles = (n, ic, *_planes(x.type, g), th, tw)
     rows = c.stage(
         Type(dtype, (alpha, alpha, *tiles)),
-        lambda a, j, b, k, t, s: _dot(c, bt, a, [read(b, k, t * m + i, s * m + j) for i in range(alpha)]),
+        lambda a, j, *i: _dot(c, bt, a, [read(*i[:-2], i[-2] * m + r, i[-1] * m + j) for r in range(alpha)]),
         "input_rows",
     )
     v = c.stage(
         Type(dtype, (alpha, alpha, *tiles)),
-        lambda a, q, b, k, t, s: _dot(c, bt, q, [rows(a, j, b, k, t, s) for j in range(alpha)]),
+        lambda a, q, *i: _dot(c, bt, q, [rows(a, j, *i) for j in range(alpha)]),
         "input_tiles",
     )
-    rc = c.axis(ic, "ic")
+    rc, rd = c.axis(ic, "ic"), [c.axis(k, "kd") for k in taps]
+
+    def plane(d: Sequence[Any]) -> list[Any]:
+        return [p * attrs.depth[0] + k * attrs.depth[1] for p, k in zip(d, rd, strict=True)]
+
     product = c.stage(
-        Type(dtype, (alpha, alpha, n, oc, th, tw)),
-        lambda a, q, b, o, t, s: te.sum(v(a, q, b, rc, t, s) * u(a, q, o, rc), axis=[rc]),
+        Type(dtype, (alpha, alpha, n, oc, *depth, th, tw)),
+        lambda a, q, b, o, *d: te.sum(v(a, q, b, rc, *plane(d[:-2]), *d[-2:]) * u(a, q, o, *rd, rc), axis=[*rd, rc]),
         "product",
     )
     half = c.stage(
-        Type(dtype, (m, alpha, n, oc, th, tw)),
-        lambda r, q, b, o, t, s: _dot(c, at, r, [product(a, q, b, o, t, s) for a in range(alpha)]),
+        Type(dtype, (m, alpha, n, oc, *depth, th, tw)),
+        lambda r, q, *i: _dot(c, at, r, [product(a, q, *i) for a in range(alpha)]),
         "output_rows",
     )
     return c.stage(
         outs[0],
-        lambda b, o, y, z: _dot(c, at, z % m, [half(y % m, q, b, o, y // m, z // m) for q in range(alpha)]),
+        lambda *i: _dot(c, at, i[-1] % m, [half(i[-2] % m, q, *i[:-2], i[-2] // m, i[-1] // m) for q in range(alpha)]),
         "output",
     )
+
+
+def _planes(x: Type, g: Geometry) -> tuple[Any, ...]:
+    """Extents of the padded axes in front of the last two."""
+    return tuple(d + a + b for d, a, b in zip(x.shape[2:-2], g.begin, g.end, strict=False))
 
 
 winograd_conv = define(
@@ -156,6 +196,8 @@ winograd_conv = define(
     samples=(
         Sample((Arg((2, 3, 7, 6)), Arg((6, 6, 4, 3))), WinogradAttrs(4, (1, 1, 1, 1))),
         Sample((Arg((1, 2, 5, 4)), Arg((4, 4, 3, 2))), WinogradAttrs(2, (1, 0, 0, 1))),
+        Sample((Arg((2, 3, 4, 7, 6)), Arg((6, 6, 4, 3, 3))), WinogradAttrs(4, (1, 1, 1, 1, 1, 1))),
+        Sample((Arg((1, 2, 7, 5, 4)), Arg((4, 4, 3, 2, 2))), WinogradAttrs(2, (0, 1, 0, 1, 0, 1), (2, 3))),
     ),
-    doc="3x3 convolution of stride 1 with weights transformed by winograd_weights.",
+    doc="3x3 or d x 3x3 convolution, of stride 1 in the last two axes, with weights transformed by winograd_weights.",
 )

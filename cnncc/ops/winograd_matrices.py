@@ -54,17 +54,19 @@ def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def transform_weights(w: np.ndarray, m: int) -> np.ndarray:
-    """Weights [oc, ic, 3, 3] --> G g G^T as [alpha, alpha, oc, ic], computed in float64, in the dtype of `w`.
+    """Weights [oc, ic, (taps in depth,) 3, 3] --> G g G^T as [alpha, alpha, oc, (taps in depth,) ic], computed in
+    float64, in the dtype of `w`.
 
-    Raises GraphError where the kernel is not 3 x 3 or m is not 2, 4 or 6.
+    Raises GraphError where the kernel is not 3 x 3 in the last two axes or m is not 2, 4 or 6.
     """
-    if w.ndim != 4 or w.shape[2:] != (TAPS, TAPS):
-        raise GraphError(f"Winograd: weights must be [oc, ic, 3, 3], got {list(w.shape)}")
+    if w.ndim not in (4, 5) or w.shape[-2:] != (TAPS, TAPS):
+        raise GraphError(f"Winograd: weights must be [oc, ic, 3, 3] or [oc, ic, taps, 3, 3], got {list(w.shape)}")
     g = as_array(matrices(m)[2])
-    flat = np.ascontiguousarray(w.transpose(2, 3, 0, 1), dtype=np.float64).reshape(TAPS, TAPS, -1)
-    columns = np.tensordot(g, flat, axes=(1, 0))  # [alpha, 3, oc * ic]
-    both = np.matmul(g, columns)  # [alpha, alpha, oc * ic]
-    prepared: np.ndarray = both.reshape(len(g), len(g), *w.shape[:2]).astype(w.dtype)
+    moved = np.moveaxis(w, 1, -3).transpose(w.ndim - 2, w.ndim - 1, *range(w.ndim - 2))  # [3, 3, oc, (taps,) ic]
+    flat = np.ascontiguousarray(moved, dtype=np.float64).reshape(TAPS, TAPS, -1)
+    columns = np.tensordot(g, flat, axes=(1, 0))  # [alpha, 3, oc * (taps *) ic]
+    both = np.matmul(g, columns)  # [alpha, alpha, oc * (taps *) ic]
+    prepared: np.ndarray = both.reshape(len(g), len(g), *moved.shape[2:]).astype(w.dtype)
     return prepared
 
 

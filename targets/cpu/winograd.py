@@ -1,4 +1,7 @@
-"""Winograd's F(m x m, 3 x 3) convolution on a CPU: stride 1, any size, any pads.
+"""Winograd's F(m x m, 3 x 3) convolution on a CPU: stride 1, any size, any pads; in 3-D, d x 3 x 3 taps.
+
+Three axes are two: an output plane is a sum over taps in depth and channels, so the transforms run over the planes it
+needs as if those were more channels.
 
 For a block of tiles: pad, transform the input (channels in the vector), alpha * alpha small matrix products with the
 weights that were transformed at compile time, transform back, finish. The block stays in the second-level cache, and
@@ -15,7 +18,7 @@ from cnncc.errors import UnsupportedError
 from cnncc.ir.layout import Layout, channels
 from cnncc.ops.winograd_matrices import TAPS, combine, matrices
 from cnncc.targets.algorithm import Algorithm, Layouts
-from cnncc.targets.cpu.winograd_tiles import STACK, WinogradTile, best_tile, cost, scratch
+from cnncc.targets.cpu.winograd_tiles import STACK, WinogradTile, best_tile, channel_blocks, cost, scratch
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -34,73 +37,80 @@ def define(p: ConvProblem, tile: WinogradTile, x: Any, w: Any, finish: Callable[
     m, alpha, b = tile.m, tile.alpha, tile.block
     back, forward, _ = matrices(m)
     n = i64(p.n) if isinstance(p.n, int) else x.shape[0]
-    (h, wd), (oh, ow) = p.size, p.out
-    ib, ob = -(-p.ic // b), -(-p.oc // b)
-    ty, tx = _round_up(-(-oh // m), tile.th), _round_up(-(-ow // m), tile.tw)
-    top, left = p.pads[0], p.pads[1]
+    r, taps = p.rank, p.kernel[:-2]
+    outer = (n, *p.out[:-2])  # images, and planes in 3-D
+    real, ib, ob = -(-p.ic // b), channel_blocks(p, b), -(-p.oc // b)
+    ty, tx = _round_up(-(-p.out[-2] // m), tile.th), _round_up(-(-p.out[-1] // m), tile.tw)
     zero = tirx.const(0, "float32")
 
-    def padded(n: Any, c: Any, y: Any, x_: Any, ci: Any) -> Any:
-        inside = tirx.all(y >= top, y < h + top, x_ >= left, x_ < wd + left)
-        return tirx.if_then_else(inside, x(n, c, y - top, x_ - left, ci), zero)
+    def padded(*i: Any) -> Any:
+        n, *planes, c, y, x_, ci = i
+        tap = [c // real] if taps else []
+        place = [
+            *(d * p.strides[0] + k * p.dilations[0] for d, k in zip(planes, tap, strict=True)), y, x_
+        ]  # fmt: skip
+        inside = [
+            bound for at, before, size in zip(place, p.pads[:r], p.size, strict=True)
+            for bound in (at >= before, at < size + before)
+        ]  # fmt: skip
+        at = [at - before for at, before in zip(place, p.pads[:r], strict=True)]
+        return tirx.if_then_else(tirx.all(*inside), x(n, c % real if taps else c, *at, ci), zero)
 
-    pad = te.compute(_shape(n, ib, ty * m + 2, tx * m + 2, b), padded, name="pad")
-    rows = te.compute(
-        _shape(n, ib, ty, tx * m + 2, alpha, b),
-        lambda n, c, t, x_, i, ci: _pick(combine(forward, [pad[n, c, t * m + j, x_, ci] for j in range(alpha)]), i),
-        name="rows",
-    )
-    columns = te.compute(
-        _shape(alpha, alpha, n, ib, ty, tx, b),
-        lambda i, j, n, c, t, u, ci: _pick(
-            combine(forward, [rows[n, c, t, u * m + k, i, ci] for k in range(alpha)]), j
-        ),
-        name="columns",
-    )
+    pad = te.compute(_shape(*outer, ib, ty * m + 2, tx * m + 2, b), padded, name="pad")
+
+    def down(*i: Any) -> Any:
+        *o, c, t, x_, k, ci = i
+        return _pick(combine(forward, [pad(*o, c, t * m + j, x_, ci) for j in range(alpha)]), k)
+
+    def across(i: Any, j: Any, *rest: Any) -> Any:
+        *o, c, t, u, ci = rest
+        return _pick(combine(forward, [rows(*o, c, t, u * m + k, i, ci) for k in range(alpha)]), j)
+
+    rows = te.compute(_shape(*outer, ib, ty, tx * m + 2, alpha, b), down, name="rows")
+    columns = te.compute(_shape(alpha, alpha, *outer, ib, ty, tx, b), across, name="columns")
     rc, ri = te.reduce_axis((i64(0), i64(ib)), name="rc"), te.reduce_axis((i64(0), i64(b)), name="ri")
-    product = te.compute(
-        _shape(alpha, alpha, n, ob, ty, tx, b),
-        lambda i, j, n, c, t, u, ci: te.sum(columns[i, j, n, rc, t, u, ri] * w(i, j, c, rc, ri, ci), axis=[rc, ri]),
-        name="product",
-    )
-    back_columns = te.compute(
-        _shape(n, ob, ty, tx, m, alpha, b),
-        lambda n, c, t, u, i, j, ci: _pick(
-            combine(back, [product[i64(k), j, n, c, t, u, ci] for k in range(alpha)]), i
-        ),
-        name="back_columns",
-    )
-    back_rows = te.compute(
-        _shape(n, ob, ty, tx, m, m, b),
-        lambda n, c, t, u, i, j, ci: _pick(
-            combine(back, [back_columns[n, c, t, u, i, i64(k), ci] for k in range(alpha)]), j
-        ),
-        name="back_rows",
-    )
-    return te.compute(
-        _shape(n, ob, oh, ow, b),
-        lambda n, c, y, x_, ci: finish(back_rows[n, c, y // m, x_ // m, y % m, x_ % m, ci], (n, c * b + ci, y, x_)),
-        name="out",
-    )
+    where = (rc // real, rc % real) if taps else (rc,)
+
+    def summed(i: Any, j: Any, *rest: Any) -> Any:
+        *o, c, t, u, ci = rest
+        return te.sum(columns(i, j, *o, rc, t, u, ri) * w(i, j, c, *where, ri, ci), axis=[rc, ri])
+
+    def up(*i: Any) -> Any:
+        *o, y, k, ci = i
+        return _pick(combine(back, [product(i64(a), k, *o, ci) for a in range(alpha)]), y)
+
+    def along(*i: Any) -> Any:
+        *o, y, x_, ci = i
+        return _pick(combine(back, [back_columns(*o, y, i64(k), ci) for k in range(alpha)]), x_)
+
+    def result(*i: Any) -> Any:
+        n, c, *planes, y, x_, ci = i
+        value = back_rows(n, *planes, c, y // m, x_ // m, y % m, x_ % m, ci)
+        return finish(value, (n, c * b + ci, *planes, y, x_))
+
+    product = te.compute(_shape(alpha, alpha, *outer, ob, ty, tx, b), summed, name="product")
+    back_columns = te.compute(_shape(*outer, ob, ty, tx, m, alpha, b), up, name="back_columns")
+    back_rows = te.compute(_shape(*outer, ob, ty, tx, m, m, b), along, name="back_rows")
+    return te.compute(_shape(n, ob, *p.out, b), result, name="out")
 
 
 def schedule(sch: Any, p: ConvProblem, tile: WinogradTile, target: Target) -> None:
     """Tasks over (n, rows of tiles, columns of tiles, shares of output channels)."""
     m = tile.m
     out, product = sch.get_sblock("out"), sch.get_sblock("product")
-    n, c, y, x, ci = sch.get_loops(out)
+    n, c, *planes, y, x, ci = sch.get_loops(out)
     y_task, y_tile, y_in = sch.split(y, [None, tile.th, m])
     x_task, x_tile, x_in = sch.split(x, [None, tile.tw, m])
     c_task, c_panel, c_in = sch.split(c, [None, tile.share // tile.panel, tile.panel])
-    sch.reorder(c_task, n, y_task, x_task, c_panel, c_in, y_tile, x_tile, y_in, x_in, ci)
-    task = sch.fuse(c_task, n, y_task, x_task)
+    sch.reorder(c_task, n, *planes, y_task, x_task, c_panel, c_in, y_tile, x_tile, y_in, x_in, ci)
+    task = sch.fuse(c_task, n, *planes, y_task, x_task)
 
     for name, at in (("back_rows", x_tile), ("back_columns", x_tile), ("product", c_panel), ("columns", task)):
         block = sch.get_sblock(name)
         sch.compute_at(block, at, preserve_unit_loops=True)
         sch.set_scope(block, 0, "local")
     columns = sch.get_sblock("columns")
-    i, j, _, ic, t, u, v = sch.get_loops(columns)[-7:]
+    i, j, *_, ic, t, u, v = sch.get_loops(columns)[-7 - len(planes) :]
     sch.reorder(ic, t, i, u, j, v)
     for name, at in (("rows", t), ("pad", ic)):
         block = sch.get_sblock(name)
@@ -120,7 +130,7 @@ def schedule(sch: Any, p: ConvProblem, tile: WinogradTile, target: Target) -> No
         sch.unroll(loop)
     sch.vectorize(ci)
 
-    i, j, c, t, u, v, rc, ri = sch.get_loops(product)[-8:]
+    i, j, *_, c, t, u, v, rc, ri = sch.get_loops(product)[-9 - len(planes) :]
     t_out, t_in = sch.split(t, [None, tile.rh])
     u_out, u_in = sch.split(u, [None, tile.rw])
     sch.reorder(i, j, t_out, u_out, rc, ri, t_in, u_in, c, v)
@@ -157,10 +167,10 @@ def _round_up(value: int, multiple: int) -> int:
 def _applies(p: ConvProblem, target: Target, m: int) -> str | None:
     if target.kind != "cpu":
         return f"it is for CPUs, and {target.name} is of kind {target.kind}"
-    if p.kernel != (TAPS, TAPS):
-        return f"the kernel must be 3x3, got {'x'.join(map(str, p.kernel))}"
-    if p.strides != (1, 1) or p.dilations != (1, 1):
-        return f"stride and dilation must be 1, got {p.strides} and {p.dilations}"
+    if p.rank == 1 or p.kernel[-2:] != (TAPS, TAPS):
+        return f"the last two axes of the kernel must be 3x3, got {'x'.join(map(str, p.kernel))}"
+    if p.strides[-2:] != (1, 1) or p.dilations[-2:] != (1, 1):
+        return f"stride and dilation must be 1 in the last two axes, got {p.strides} and {p.dilations}"
     if p.groups != 1:
         return f"groups must be 1, got {p.groups}"
     if p.dtype != "f32":
@@ -174,7 +184,7 @@ def _applies(p: ConvProblem, target: Target, m: int) -> str | None:
 
 def _layouts(p: ConvProblem, target: Target) -> Layouts:
     b = target.block
-    return Layouts(channels(b), Layout(((3, b), (2, b))), channels(b))
+    return Layouts(channels(b), Layout(((p.rank + 1, b), (2, b))), channels(b))
 
 
 def _make(m: int) -> Algorithm:

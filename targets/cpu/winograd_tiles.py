@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 
 from cnncc.ops.winograd_matrices import TAPS
 from cnncc.targets.algorithm import Cost
+from cnncc.targets.cpu.tiling import registers
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -17,7 +19,8 @@ ITEMSIZE = 4  # float32
 
 @dataclass(frozen=True)
 class WinogradTile:
-    """A task transforms th x tw tiles (each m x m outputs) of all input channels, and makes `share` blocks of output
+    """A task transforms th x tw tiles (each m x m outputs) of all input channels (in 3-D: of all planes that an output
+    plane needs, as if each had channels of its own), and makes `share` blocks of output
     channels from them, `panel` blocks at a time; the accumulators are rh x rw tiles x panel blocks."""
 
     m: int
@@ -35,13 +38,18 @@ class WinogradTile:
         return self.m + TAPS - 1
 
 
+def channel_blocks(p: ConvProblem, block: int) -> int:
+    """Blocks of input channels that an output plane sums over: in 3-D those of every tap in depth."""
+    return prod(p.kernel[:-2]) * -(-p.ic // block)
+
+
 def scratch(p: ConvProblem, target: Target, tile: WinogradTile) -> int:
     """Bytes of stack a thread needs: padded input, its row transform, the transforms of a task, products, outputs."""
     m, alpha = tile.m, tile.alpha
     tiles = tile.th * tile.tw
     pad = (tile.th * m + TAPS - 1) * (tile.tw * m + TAPS - 1)
     rows = alpha * (tile.tw * m + TAPS - 1)
-    columns = alpha * alpha * tiles * -(-p.ic // tile.block)
+    columns = alpha * alpha * tiles * channel_blocks(p, tile.block)
     product = alpha * alpha * tiles * tile.panel
     back = m * alpha + m * m
     return (pad + rows + columns + product + back) * tile.block * ITEMSIZE
@@ -50,10 +58,10 @@ def scratch(p: ConvProblem, target: Target, tile: WinogradTile) -> int:
 def cost(p: ConvProblem, target: Target, tile: WinogradTile) -> Cost:
     """Time from slots (one vector FMA each) and bytes; the weights come from memory once, then from a cache."""
     m, alpha = tile.m, tile.alpha
-    ib, ob = -(-p.ic // tile.block), -(-p.oc // tile.block)
+    ib, ob = channel_blocks(p, tile.block), -(-p.oc // tile.block)
     vectors = max(1, tile.block // target.lanes())
     tiles = tile.th * tile.tw
-    blocks = p.batch * -(-_tiles(p, m)[0] // tile.th) * -(-_tiles(p, m)[1] // tile.tw)
+    blocks = p.batch * prod(p.out[:-2]) * -(-_tiles(p, m)[0] // tile.th) * -(-_tiles(p, m)[1] // tile.tw)
     tasks = blocks * (ob // tile.share)
 
     step = _step(p, target, tile)
@@ -65,7 +73,7 @@ def cost(p: ConvProblem, target: Target, tile: WinogradTile) -> Cost:
 
     memory = target.gbytes_per_second * 1e9
     weights = alpha * alpha * ib * ob * tile.block**2 * ITEMSIZE
-    activations = p.batch * ITEMSIZE * tile.block * (ib * p.size[0] * p.size[1] + ob * p.out[0] * p.out[1])
+    activations = p.batch * ITEMSIZE * tile.block * (-(-p.ic // tile.block) * prod(p.size) + ob * prod(p.out))
     mine = weights * tile.share // ob
     resident = mine + scratch(p, target, tile) <= target.l2
     far = memory if mine * target.threads > target.l3 // 2 else 3 * memory
@@ -99,6 +107,7 @@ def _candidates(p: ConvProblem, target: Target, m: int) -> Iterator[WinogradTile
                     for rh in _divisors(th)
                     for rw in _divisors(tw)
                     if (rh * rw + 1) * panel * vectors + 2 <= target.vector_registers
+                    and registers(rh * rw, panel * vectors, target) <= target.vector_registers
                 ]
                 if not held:
                     continue
@@ -110,7 +119,7 @@ def _candidates(p: ConvProblem, target: Target, m: int) -> Iterator[WinogradTile
 
 
 def _tiles(p: ConvProblem, m: int) -> tuple[int, int]:
-    return -(-p.out[0] // m), -(-p.out[1] // m)
+    return -(-p.out[-2] // m), -(-p.out[-1] // m)
 
 
 def _step(p: ConvProblem, target: Target, tile: WinogradTile) -> float:
@@ -119,7 +128,7 @@ def _step(p: ConvProblem, target: Target, tile: WinogradTile) -> float:
     held = tile.rh * tile.rw
     loads = tile.panel * max(1, tile.block // lanes)
     scalar = 0.5 if target.vector_bits >= 512 else 1.0  # a full-width load takes the ports of two narrow ones
-    slab = -(-p.ic // tile.block) * tile.block**2 * tile.panel * ITEMSIZE
+    slab = channel_blocks(p, tile.block) * tile.block**2 * tile.panel * ITEMSIZE
     reused = tile.th * tile.tw // held if slab <= target.l1 // 2 else 1
     streamed = loads * lanes * ITEMSIZE / reused + held * ITEMSIZE
     half_register = target.vector_bits / 16  # bytes a slot

@@ -27,6 +27,8 @@ GRID = [
     "conv n1 ic3 h3 w5 oc7 k3x3 s1x1 p0x0",  # one row of output
     "conv n1 ic33 h1 w17 oc16 k3x3 s1x1 p1x1",  # mostly padding
     "conv n1 ic48 h7 w30 oc80 k3x3 s1x1 p2x2",  # full convolution
+    "conv n2 ic20 d5 h6 w9 oc24 k3x3x3 s1x1x1 p1x1x1",
+    "conv n1 ic16 d7 h5 w5 oc16 k2x3x3 s2x1x1 p1x0x1:0x1x1 d3x1x1",  # strides and dilation in depth
 ]
 
 
@@ -102,7 +104,7 @@ def test_weights_are_transformed_in_double_precision() -> None:
 
 
 def test_bad_weights_and_tiles_are_named() -> None:
-    with pytest.raises(GraphError, match=r"\[oc, ic, 3, 3\], got \[4, 4, 5, 5\]"):
+    with pytest.raises(GraphError, match=r"\[oc, ic, taps, 3, 3\], got \[4, 4, 5, 5\]"):
         transform_weights(np.zeros((4, 4, 5, 5), np.float32), 4)
     with pytest.raises(GraphError, match=r"one of \[2, 4, 6\], got 3"):
         matrices(3)
@@ -202,6 +204,7 @@ def test_errors_on_adversarial_inputs(m: int, kind: str) -> None:
         ("conv n1 ic16 h8 w8 oc16 k3x3 s1x1 p1x1 g2", "groups must be 1, got 2"),
         ("conv n1 ic16 h8 w8 oc16 k3x3 s1x1 p1x1 bf16", "got bf16"),
         ("conv n1 ic16 w8 oc16 k3 s1 p1", "3x3, got 3"),
+        ("conv n1 ic16 d4 h8 w8 oc16 k3x3x3 s1x2x1 p1x1x1", "stride and dilation must be 1"),
         ("conv n1 ic8192 h8 w8 oc16 k3x3 s1x1 p1x1", "got 8192 input channels"),
         ("conv n1 ic16 h2 w8 oc16 k3x3 s1x1 p0x0", "at least one pixel"),
     ],
