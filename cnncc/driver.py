@@ -19,6 +19,7 @@ from cnncc.targets.target import Target
 
 if TYPE_CHECKING:
     from cnncc.runtime.executable import Executable
+    from cnncc.tune.lookup import Tuning
 
 Shapes = Mapping[str, Sequence[int | str]]
 
@@ -49,6 +50,8 @@ def compile(
     passes: Sequence[Pass] | None = None,
     progress: Progress | None = None,
     dump: str | os.PathLike[str] | None = None,
+    tuning: str | os.PathLike[str] | None = None,
+    frozen_schedules: bool = False,
 ) -> Executable:
     """Compile a model for a machine.
 
@@ -60,8 +63,12 @@ def compile(
     accuracy: "strict" (the sums of the definition), "default" (Winograd where its bound holds), "fast".
     passes: what runs in place of `cnncc.passes.INFERENCE`; it must end with `cnncc.passes.LOWERING`.
     dump: a folder for the IR after every pass.
+    tuning: a database that `cnncc tune` wrote; left out, the user's where there is one (CNNCC_TUNING, else tuning.jsonl
+        in the cache folder); "off" takes none.
+    frozen_schedules: kernels without a record there are an error.
 
-    Raises ModelFileError, UnsupportedError (all unsupported operators at once), GraphError.
+    Raises ModelFileError, UnsupportedError (all unsupported operators at once), GraphError, ScheduleError (all kernels
+    without a record at once).
     """
     from cnncc.runtime.specialize import Specializing, open_symbols
 
@@ -72,12 +79,16 @@ def compile(
     graph = as_graph(model, shapes)
     progress.stage("import", start)
     from cnncc.targets.machine import find_target
+    from cnncc.tune.lookup import find_tuning
 
     machine = find_target(target, threads)
+    lookup = find_tuning(tuning, machine, accuracy)
     folder = None if dump is None else Path(dump)
 
     def compiled(g: Graph) -> Executable:
-        return compile_graph(g, machine, accuracy, progress, folder, passes=passes)
+        return compile_graph(
+            g, machine, accuracy, progress, folder, passes=passes, tuning=lookup, frozen_schedules=frozen_schedules
+        )
 
     return Specializing(graph, compiled) if open_symbols(graph) else compiled(graph)  # type: ignore[return-value]
 
@@ -119,6 +130,8 @@ def compile_graph(
     state: Mapping[str, str] | None = None,
     initial: Mapping[str, np.ndarray] | None = None,
     passes: Sequence[Pass] | None = None,
+    tuning: Tuning | None = None,
+    frozen_schedules: bool = False,
 ) -> Executable:
     """Compile a graph whose shapes are known up to a symbolic batch.
 
@@ -138,7 +151,7 @@ def compile_graph(
 
     progress = progress or Progress()
     start = time.perf_counter()
-    context = Context(target, accuracy, dump=dump)
+    context = Context(target, accuracy, dump=dump, tuning=tuning, frozen=frozen_schedules)
     laid = run_passes(graph, passes or (INFERENCE if state is None else TRAINING), context)
     for name, seconds in context.seconds.items():
         progress.seconds[name] = progress.seconds.get(name, 0.0) + seconds
@@ -163,7 +176,7 @@ def compile_graph(
     plan = plan_memory(laid, workspaces)
     start = progress.stage("plan-memory", start)
     used = {symbols[n] for n in laid.nodes if n not in plan.skipped}
-    calls = describe_calls(laid, plan, symbols, target)
+    calls = describe_calls(laid, plan, symbols, target, context.tuned)
     notes: dict[str, Any] = {"name": graph.name, "accuracy": accuracy, "calls": calls}
     wanted = {s: sources[s] for s in sources if s in used}
     if target.kind == "cuda":

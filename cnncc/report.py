@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,7 +18,8 @@ from cnncc.targets.target import Target
 
 @dataclass(frozen=True)
 class KernelRow:
-    """One kernel call. gflop and mbytes are per run at batch 1 where the batch is symbolic."""
+    """One kernel call. gflop and mbytes are per run at batch 1 where the batch is symbolic. tuned: it runs a measured
+    record of the tuning database."""
 
     layer: str
     kernel: str
@@ -29,6 +30,7 @@ class KernelRow:
     tile: str
     gflop: float
     mbytes: float
+    tuned: bool = False
 
     @property
     def fallback(self) -> bool:
@@ -50,7 +52,16 @@ class Report:
     def __str__(self) -> str:
         head = ("layer", "ops", "algorithm", "layouts", "GFLOP", "MB", "problem", "tile")
         lines = [
-            (r.layer[-32:], r.ops[:40], r.algorithm, r.layouts, f"{r.gflop:.3f}", f"{r.mbytes:.2f}", r.problem, r.tile)
+            (
+                r.layer[-32:],
+                r.ops[:40],
+                r.algorithm + " (tuned)" * r.tuned,
+                r.layouts,
+                f"{r.gflop:.3f}",
+                f"{r.mbytes:.2f}",
+                r.problem,
+                r.tile,
+            )
             for r in self.rows
         ]
         widths = [max(len(row[k]) for row in (head, *lines)) for k in range(len(head))]
@@ -59,7 +70,9 @@ class Report:
         )
 
 
-def describe_calls(graph: Graph, plan: Plan, symbols: Mapping[Node, str], target: Target) -> Sequence[dict[str, Any]]:
+def describe_calls(
+    graph: Graph, plan: Plan, symbols: Mapping[Node, str], target: Target, tuned: Collection[Node] = ()
+) -> Sequence[dict[str, Any]]:
     """The rows of a report as plain data, for the program's notes."""
     rows = []
     for node in graph.nodes:
@@ -85,6 +98,7 @@ def describe_calls(graph: Graph, plan: Plan, symbols: Mapping[Node, str], target
                     tile=" ".join(f"{k}={v}" for k, v in node.attrs.tile),
                     gflop=flops / 1e9,
                     mbytes=moved / 1e6,
+                    tuned=node in tuned,
                 )
             )
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TYPE_CHECKING
 
 from cnncc.ir.dims import substitute
 from cnncc.ir.graph import Graph, Node, Value
@@ -16,6 +18,9 @@ from cnncc.targets.describe import describe, family
 from cnncc.targets.problem import HINT
 from cnncc.targets.table import FALLBACK, GENERIC, algorithms
 from cnncc.targets.target import Target
+
+if TYPE_CHECKING:
+    from cnncc.tune.lookup import Tuning
 
 DEFAULT_BOUND = 2e-5  # of the largest result: what accuracy="default" lets an algorithm err
 LAUNCH = 1e-6  # seconds a kernel costs besides its work
@@ -38,7 +43,9 @@ class Alternative:
 def alternatives(node: Node, target: Target, context: Context) -> list[Alternative]:
     """The ways to run a kernel, never none. Of those with the same layouts only the fastest is kept."""
     assert node.body is not None
-    found = [*_algorithms(node, node.body, target, context), *_generic(node.body, target)]
+    found = [*by_algorithm(node, node.body, target, context), *_generic(node.body, target)]
+    if context.tuning is not None:
+        found = _measured(node.body, found, context.tuning)
     best: dict[tuple[tuple[Layout, ...], tuple[Layout, ...]], Alternative] = {}
     for alternative in found:
         key = (alternative.operands, alternative.results)
@@ -63,7 +70,18 @@ def _number(dim: object) -> int:
     return int(substitute(dim, {s.name: HINT for s in dim.free_symbols}))  # type: ignore[attr-defined]
 
 
-def _algorithms(node: Node, body: Graph, target: Target, context: Context) -> Iterable[Alternative]:
+def _measured(body: Graph, found: list[Alternative], tuning: Tuning) -> list[Alternative]:
+    """Alternatives with measured times in place of modelled ones; the others' scaled as those of the kernel are."""
+    times = {a.algorithm: tuning.seconds(body, a.algorithm) for a in found}
+    ratios = [time / a.seconds for a in found if (time := times[a.algorithm]) is not None]
+    if not ratios:
+        return found
+    scale = median(ratios)
+    return [replace(a, seconds=times[a.algorithm] or a.seconds * scale) for a in found]
+
+
+def by_algorithm(node: Node, body: Graph, target: Target, context: Context) -> Iterable[Alternative]:
+    """The algorithms that apply to a kernel and that the accuracy policy allows, at their modelled times."""
     problem, root = describe(body), anchor(body)
     if problem is None or root is None:
         return

@@ -30,12 +30,16 @@ def choose(graph: Graph, context: Context) -> None:
     options = [alternatives(n, context.target, context) for n in kernels]
     picked = solve([len(o) for o in options], _factors(graph, kernels, options, context))
     for node, ways, k in zip(kernels, options, picked, strict=True):
-        way = ways[k]
-        tags = tuple(
-            layout.tag(v.type.rank) if layout else ""
-            for v, layout in zip((*node.operands(), *node.outputs), (*way.operands, *way.results), strict=True)
-        )
-        node.attrs = replace(node.attrs, algorithm=way.algorithm, layouts=tags if any(tags) else ())
+        node.attrs = replace(node.attrs, algorithm=ways[k].algorithm, layouts=layout_tags(node, ways[k]))
+
+
+def layout_tags(node: Node, way: Alternative) -> tuple[str, ...]:
+    """The layouts that a way to run a kernel wants, as its attributes name them."""
+    tags = tuple(
+        layout.tag(v.type.rank) if layout else ""
+        for v, layout in zip((*node.operands(), *node.outputs), (*way.operands, *way.results), strict=True)
+    )
+    return tags if any(tags) else ()
 
 
 def _factors(

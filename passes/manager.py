@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from cnncc.errors import VerifyError
-from cnncc.ir.graph import Graph
+from cnncc.ir.graph import Graph, Node
 from cnncc.ir.verify import verify
 from cnncc.targets.target import Target
+
+if TYPE_CHECKING:
+    from cnncc.tune.lookup import Tuning
 
 log = logging.getLogger("cnncc.passes")
 Accuracy = Literal["strict", "default", "fast"]
@@ -29,13 +32,17 @@ class Declined:
 
 @dataclass
 class Context:
-    """What passes may know: the target (None before one is chosen), the accuracy policy; and what they leave behind."""
+    """What passes may know: the target (None before one is chosen), the accuracy policy, measurements (`frozen`: every
+    kernel must have them); and what they leave behind, `tuned` being the kernels that run a measured record."""
 
     target: Target | None = None
     accuracy: Accuracy = "default"
     declined: list[Declined] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     dump: Path | None = None
+    tuning: Tuning | None = None
+    frozen: bool = False
+    tuned: set[Node] = field(default_factory=set)
 
     def decline(self, rule: str, where: str, reason: str) -> None:
         """Note why a rule did not apply; shown with -v."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from cnncc.errors import ScheduleError
 from cnncc.ir.graph import Graph
 from cnncc.passes.manager import Context
 from cnncc.targets.describe import describe
@@ -12,15 +13,32 @@ from cnncc.targets.table import find_algorithm
 
 
 def choose_tiles(graph: Graph, context: Context) -> None:
-    """kernel [algorithm] --> kernel [algorithm, tile]; kernels that have a tile record keep it."""
+    """kernel [algorithm] --> kernel [algorithm, tile]; kernels that have a tile record keep it.
+
+    Measured records come before modelled ones. Raises ScheduleError listing the kernels that were not tuned where
+    schedules are frozen.
+    """
     assert context.target is not None
+    missing: list[str] = []
     for node in graph.nodes:
         if node.body is None or node.attrs.tile:
             continue
         algorithm = find_algorithm(context.target, node.attrs.algorithm)
-        if algorithm is not None:
-            record = algorithm.tiles_for(describe(node.body), context.target)
-            node.attrs = dataclasses.replace(node.attrs, tile=tile_pairs(record))
+        if algorithm is None:
+            continue
+        problem = describe(node.body)
+        pairs = None if context.tuning is None else context.tuning.tile(node.body, algorithm, problem, context.target)
+        if pairs is not None:
+            context.tuned.add(node)
+        elif context.frozen and (context.tuning is None or not context.tuning.known(node.body)):
+            missing.append(f"{problem} ({node.where})")
+        tile = tile_pairs(algorithm.tiles_for(problem, context.target)) if pairs is None else pairs
+        node.attrs = dataclasses.replace(node.attrs, tile=tile)
+    if missing:
+        raise ScheduleError(
+            f"frozen schedules: every kernel must have a tuning record for this machine, these versions and this "
+            f"accuracy, got none for {len(missing)} (`cnncc tune` makes them):\n  " + "\n  ".join(missing)
+        )
 
 
 def tile_pairs(record: Any) -> tuple[tuple[str, Any], ...]:

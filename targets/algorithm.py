@@ -7,7 +7,7 @@ both at given indices, so the definition and the schedule never know what was fu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,8 @@ class Algorithm:
     applies(P, target) -> str | None: the reason why it does not apply, in words, or None.
     layouts(P, target) -> Layouts.
     tiles_for(P, target) -> T: pure, imports no TVM.
+    candidates(P, target) -> Iterator[T]: tiles worth measuring, the best by the model first; pure as well. None: there
+        are none but `tiles_for`'s.
     cost(P, target, T) -> Cost.
     scratch(P, target, T) -> int: bytes of stack a thread needs.
     define(P, T, x, w, finish) -> te.Tensor: the result in its physical layout. `x` and `w` are called with physical
@@ -65,3 +67,4 @@ class Algorithm:
     error_bound: Callable[[str], float] = lambda dtype: 0.0
     exact: bool = True  # sums the same products as the definition (allowed under accuracy="strict")
     weight_op: str | None = None  # IR operation that prepares the weights at compile time, e.g. "winograd_weights"
+    candidates: Callable[[Any, Target], Iterator[Any]] | None = None

@@ -19,6 +19,10 @@ AVX512 = Target(
     name="avx512", kind="cpu", mcpu="x86-64-v4", triple="x86_64-unknown-linux-gnu", vector_bits=512,
     vector_registers=32, fma=True, l2=1 << 20, gflops_per_core=100.0,
 )  # fmt: skip
+AVX = Target(
+    name="avx", kind="cpu", mcpu="sandybridge", triple="x86_64-unknown-linux-gnu", vector_bits=256, vector_registers=16,
+    l2=256 << 10, gflops_per_core=40.0,
+)  # fmt: skip
 GENERIC = Target(
     name="generic", kind="cpu", mcpu="x86-64", triple="x86_64-unknown-linux-gnu", vector_bits=128, vector_registers=16,
     gflops_per_core=20.0,
@@ -27,7 +31,7 @@ AARCH64 = Target(
     name="aarch64", kind="cpu", mcpu="cortex-a72", triple="aarch64-unknown-linux-gnu", vector_bits=128,
     vector_registers=32, fma=True, gflops_per_core=30.0,
 )  # fmt: skip
-NAMED: dict[str, Target] = {t.name: t for t in (AVX2, AVX512, GENERIC, AARCH64)}
+NAMED: dict[str, Target] = {t.name: t for t in (AVX512, AVX2, AVX, GENERIC, AARCH64)}
 
 
 def find_target(target: str | Target = "native", threads: int | None = None) -> Target:
@@ -66,6 +70,8 @@ def native() -> Target:
             base = AVX512
         elif {"avx2", "fma"} <= flags:
             base = AVX2
+        elif "avx" in flags:
+            base = replace(AVX, fma="fma" in flags)
         base = replace(base, name="native", triple="", mcpu="")
     caches = {level: _cache(level, base_size) for level, base_size in ((1, base.l1), (2, base.l2), (3, base.l3))}
     return replace(
@@ -85,6 +91,11 @@ def _clock() -> float:
         return int(Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq").read_text()) / 1e6
     except (OSError, ValueError):
         return 3.0
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 @functools.cache

@@ -18,7 +18,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 class Client:
     """One worker process. A context manager: leaving it ends the process."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, module: str = "cnncc.bench.worker") -> None:
+        """`module`: what the process runs."""
         import cnncc
 
         root = str(Path(cnncc.__file__).resolve().parent.parent)
@@ -26,7 +27,7 @@ class Client:
         env = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"PYTHONPATH": os.pathsep.join(paths)}
         self._noise = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the client)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cnncc.bench.worker"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._noise,

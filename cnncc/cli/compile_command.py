@@ -15,6 +15,8 @@ from cnncc.cli.common import compile_options, console, json_option, model_argume
 @compile_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Compiled file.  [default: MODEL with .cnncc]")
 @click.option("--dump", type=click.Path(path_type=Path), help="Folder for the IR after every pass.")
+@click.option("--tuning", help="Database of tuning records, or 'off'.  [default: the user's, where there is one]")
+@click.option("--frozen-schedules", is_flag=True, help="Kernels without a tuning record are an error.")
 @click.option("--report", is_flag=True, help="Print every kernel.")
 @json_option
 def command(
@@ -25,6 +27,8 @@ def command(
     accuracy: Any,
     output: Path | None,
     dump: Path | None,
+    tuning: str | None,
+    frozen_schedules: bool,
     report: bool,
     as_json: bool,
 ) -> None:
@@ -34,7 +38,10 @@ def command(
 
     need_file(model)
     with shown_progress(quiet=as_json) as progress:
-        exe = cnncc.compile(model, target, threads, dict(shapes) or None, accuracy, progress=progress, dump=dump)
+        exe = cnncc.compile(
+            model, target, threads, dict(shapes) or None, accuracy, progress=progress, dump=dump, tuning=tuning,
+            frozen_schedules=frozen_schedules,
+        )  # fmt: skip
     file = output or model.with_suffix(".cnncc")
     exe.save(file)
     if as_json:

@@ -8,6 +8,7 @@ stays in cache meanwhile. A tile that overhangs the rows repeats the last one.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -29,6 +30,7 @@ from cnncc.targets.cpu.tiling import (
     registers,
     step_time,
 )
+from cnncc.targets.cpu.variety import varied
 from cnncc.targets.problem import MatmulProblem
 from cnncc.targets.target import Target
 
@@ -77,10 +79,20 @@ def layouts(problem: MatmulProblem, target: Target) -> Layouts:
 @lru_cache(maxsize=1024)
 def tiles_for(problem: MatmulProblem, target: Target) -> DenseTile:
     """The tile with the least modelled time; ties go to the first."""
+    return min(_tiles(problem, target), key=lambda tile: cost(problem, target, tile).seconds)
+
+
+def candidates(problem: MatmulProblem, target: Target) -> Iterator[DenseTile]:
+    """Tiles worth measuring."""
+    tiles = _tiles(problem, target)
+    return varied(tiles, seconds=lambda tile: cost(problem, target, tile).seconds, kind=lambda tile: tile.rows)
+
+
+def _tiles(problem: MatmulProblem, target: Target) -> list[DenseTile]:
     panel, lanes = panel_of(problem, target), target.lanes()
     rows = range(1, min(12, problem.rows) + 1) if isinstance(problem.m, int) else [SYMBOLIC_ROWS]
     strip = problem.m == 1 and not problem.transposed and problem.k > STRIP
-    candidates = [
+    return [
         DenseTile(r, panel, lanes, chunk, STRIP if strip else problem.k, parallel)
         for r in rows
         if r == 1 or registers(r, panel // lanes, target) <= target.vector_registers
@@ -88,7 +100,6 @@ def tiles_for(problem: MatmulProblem, target: Target) -> DenseTile:
         if chunk == 1 or 4 * r * chunk * panel <= SUMS
         for parallel in ((False, True) if target.threads > 1 else (False,))
     ]
-    return min(candidates, key=lambda tile: cost(problem, target, tile).seconds)
 
 
 def cost(problem: MatmulProblem, target: Target, tile: DenseTile) -> Cost:
@@ -173,4 +184,5 @@ ALGORITHM = Algorithm(
     define=define,
     schedule=schedule,
     scratch=scratch,
+    candidates=candidates,
 )

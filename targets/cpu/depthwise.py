@@ -19,7 +19,7 @@ from cnncc.errors import UnsupportedError
 from cnncc.ir.layout import Layout, channels
 from cnncc.targets.algorithm import Algorithm, Layouts
 from cnncc.targets.cpu import common
-from cnncc.targets.cpu.depthwise_tiles import DepthwiseTile, best_tile, cost, cuts, scratch
+from cnncc.targets.cpu.depthwise_tiles import DepthwiseTile, best_tile, candidates, cost, cuts, scratch
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -199,4 +199,5 @@ DEPTHWISE = Algorithm(
     define=define,
     schedule=schedule,
     scratch=scratch,
+    candidates=candidates,
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from cnncc.targets.algorithm import Cost
+from cnncc.targets.cpu.variety import varied
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -80,6 +81,15 @@ def best_tile(p: ConvProblem, target: Target) -> DepthwiseTile | None:
     return min(found, key=lambda pair: pair[0])[1] if found else None
 
 
+def candidates(p: ConvProblem, target: Target) -> Iterator[DepthwiseTile]:
+    """Tiles worth measuring: forms and widths of a row first, then what a task holds."""
+    return varied(
+        _candidates(p, target),
+        seconds=lambda tile: cost(p, target, tile).seconds,
+        kind=lambda tile: (tile.pixels, tile.peel, tile.split_rows),
+    )
+
+
 def _candidates(p: ConvProblem, target: Target) -> Iterator[DepthwiseTile]:
     b, lanes = target.block, min(target.block, target.lanes())
     limit = min(STACK, target.l2 // 2)
@@ -134,7 +144,7 @@ def _inefficiency(p: ConvProblem, target: Target, tile: DepthwiseTile) -> float:
     """Slots per tap of the peeled form: worst where a loop keeps more weights and sums than there are registers."""
     held = math.prod(p.kernel) * max(1, tile.lanes // target.lanes())
     loads = 1.0 if target.vector_bits >= 512 else 1.35  # a load for each multiplication; narrow ports are shared
-    if held + tile.pixels + p.kernel[-1] + 2 <= target.vector_registers:
+    if held + 2 * tile.pixels + p.kernel[-1] + 1 <= target.vector_registers:
         return loads * (1.0 + 0.1 / tile.pixels)
     if cuts(p, tile)[1][1] <= 1:
         return loads * (1.1 + 0.1 / tile.pixels)

@@ -11,6 +11,7 @@ NeoCPU (Liu et al., ATC 2019) describes the layout; Georganas et al., SC 2018, t
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from cnncc.ir.layout import Layout, channels
@@ -46,6 +47,11 @@ def layouts(problem: ConvProblem, target: Target) -> Layouts:
 def tiles_for(problem: ConvProblem, target: Target) -> ConvTile:
     """The tile with the least modelled time."""
     return tiling.choose(problem, target, _reduction(problem, target.block))
+
+
+def candidates(problem: ConvProblem, target: Target) -> Iterator[ConvTile]:
+    """Tiles worth measuring."""
+    return tiling.candidates(problem, target, _reduction(problem, target.block))
 
 
 def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
@@ -134,4 +140,5 @@ ALGORITHM = Algorithm(
     define=define,
     schedule=schedule,
     scratch=scratch,
+    candidates=candidates,
 )

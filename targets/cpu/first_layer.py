@@ -7,6 +7,7 @@ out[n, o, y, b] = sum_{c, k} x[n, c, y*s + k*d] * w[o, c, k, b]. Blocks of input
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from cnncc.ir.layout import PLAIN, Layout, channels
@@ -41,6 +42,11 @@ def layouts(problem: ConvProblem, target: Target) -> Layouts:
 def tiles_for(problem: ConvProblem, target: Target) -> ConvTile:
     """The tile with the least modelled time."""
     return tiling.choose(problem, target, _reduction(problem, target.block))
+
+
+def candidates(problem: ConvProblem, target: Target) -> Iterator[ConvTile]:
+    """Tiles worth measuring."""
+    return tiling.candidates(problem, target, _reduction(problem, target.block))
 
 
 def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
@@ -101,4 +107,5 @@ ALGORITHM = Algorithm(
     define=define,
     schedule=schedule,
     scratch=scratch,
+    candidates=candidates,
 )

@@ -7,6 +7,7 @@ that are zero where input and output channel are of different groups: they are s
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +54,11 @@ def layouts(problem: ConvProblem, target: Target) -> Layouts:
 def tiles_for(problem: ConvProblem, target: Target) -> ConvTile:
     """The tile with the least modelled time, of as many blocks as can be spread."""
     return tiling.choose(_joined(problem), target, _reduction(problem, target.block))
+
+
+def candidates(problem: ConvProblem, target: Target) -> Iterator[ConvTile]:
+    """Tiles worth measuring."""
+    return tiling.candidates(_joined(problem), target, _reduction(problem, target.block))
 
 
 def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
@@ -140,4 +146,5 @@ ALGORITHM = Algorithm(
     define=define,
     schedule=schedule,
     scratch=scratch,
+    candidates=candidates,
 )

@@ -7,6 +7,7 @@ the block over the group's lanes. It is made in scratch, padded, once per block;
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -26,6 +27,7 @@ from cnncc.targets.cpu.tiling import (
     divisors,
     memory_seconds,
 )
+from cnncc.targets.cpu.variety import varied
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -59,19 +61,28 @@ def layouts(problem: ConvProblem, target: Target) -> Layouts:
 @lru_cache(maxsize=1024)
 def tiles_for(problem: ConvProblem, target: Target) -> ConvTile:
     """The tile with the least modelled time: a row's pixels, one block; the group whose copies stay near."""
+    return min(_tiles(problem, target), key=lambda tile: cost(problem, target, tile).seconds)
+
+
+def candidates(problem: ConvProblem, target: Target) -> Iterator[ConvTile]:
+    """Tiles worth measuring."""
+    tiles = _tiles(problem, target)
+    return varied(tiles, seconds=lambda tile: cost(problem, target, tile).seconds, kind=lambda tile: tile.pixels)
+
+
+def _tiles(problem: ConvProblem, target: Target) -> list[ConvTile]:
     most = ACCUMULATORS[16 if target.vector_registers < 32 else 32] * target.lanes() // target.block
     axes = [divisors(o) for o in problem.out]
     depth = problem.ic // problem.groups * target.block
     groups = sorted(product(*axes), key=math.prod, reverse=True)
     fitting = [g for g in groups if tiling.copied(problem, g, depth) <= tiling.SCRATCH]
-    candidates = [
+    return [
         ConvTile((1,) * (problem.rank - 1) + (pixels,), 1, group, chunk, target.block, True, parallel)
         for group in fitting or groups[-1:]
         for pixels in range(1, min(most, group[-1]) + 1)
         for chunk in divisors(ceil_div(problem.oc, target.block))
         for parallel in ((False, True) if target.threads > 1 else (False,))
     ]
-    return min(candidates, key=lambda tile: cost(problem, target, tile).seconds)
 
 
 def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
@@ -162,4 +173,5 @@ ALGORITHM = Algorithm(
     define=define,
     schedule=schedule,
     scratch=scratch,
+    candidates=candidates,
 )

@@ -7,7 +7,7 @@ end where a row does. Otherwise it is the direct convolution.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +35,11 @@ def flat(problem: ConvProblem) -> ConvProblem:
 def tiles_for(problem: ConvProblem, target: Target) -> ConvTile:
     """The tile with the least modelled time."""
     return direct.tiles_for(flat(problem), target)
+
+
+def candidates(problem: ConvProblem, target: Target) -> Iterator[ConvTile]:
+    """Tiles worth measuring."""
+    return direct.candidates(flat(problem), target)
 
 
 def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
@@ -96,4 +101,5 @@ ALGORITHM = Algorithm(
     cost=cost,
     define=define,
     schedule=schedule,
+    candidates=candidates,
 )

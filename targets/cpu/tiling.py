@@ -14,6 +14,7 @@ from functools import lru_cache
 from itertools import product
 
 from cnncc.targets.algorithm import Cost
+from cnncc.targets.cpu.variety import varied
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -26,6 +27,7 @@ PER_LOOP = 3.0  # of one run of the innermost loop: its mispredicted exit, the n
 PER_COPY = 4.0  # of copying one vector of input
 FROM_L2, FROM_L3 = 24.0, 8.0  # bytes of weights that arrive in a multiply-add's time
 EXPOSED = 0.02  # multiply-adds that a byte from the third-level cache costs although it is fetched ahead
+KINDS = 10  # register tiles among the candidates
 ONE_CORE = 0.6  # of the machine's memory bandwidth that one of several cores can use
 IN_CACHE = 3.0  # times faster than memory is the third-level cache
 PER_TASK = 300.0  # of starting a task
@@ -90,7 +92,10 @@ def covered(problem: ConvProblem, out: tuple[int, ...]) -> tuple[int, ...]:
 
 def registers(pixels: int, vectors: int, target: Target) -> int:
     """Vector registers of a tile: accumulators, the weights of a step, a broadcast pixel. Where instructions broadcast
-    (AVX-512), a tile of one vector takes the pixel as the memory operand of the multiply-add."""
+    (AVX-512), a tile of one vector takes the pixel as the memory operand of the multiply-add. Without a multiply-add,
+    products in flight have registers of their own, more where instructions write over an operand (SSE)."""
+    if not target.fma:
+        return pixels * vectors + 1 + (4 if target.vector_bits > 128 else 6)
     folded = vectors == 1 and target.vector_bits >= 512
     return pixels * vectors + vectors + (not folded)
 
@@ -108,14 +113,31 @@ def choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTi
         [tile for tile in tiles if _groups(problem, reduction, tile[0])] or tiles,
         key=lambda tile: _pixels_time(target, reduction, problem.out, *tile) / tile[1],
     )
-    candidates = [
-        ConvTile(pixels, vectors, group, chunk, target.block, any(problem.pads), parallel)
-        for group in _groups(problem, reduction, pixels)
-        for chunk in (vectors * d for d in divisors(reduction.blocks // vectors))
-        if chunk == reduction.blocks or not reduction.undivided
-        for parallel in ((False, True) if target.threads > 1 else (False,))
-    ]
-    return min(candidates, key=lambda tile: conv_cost(problem, target, reduction, tile).seconds)
+    tasks = _tasks(problem, target, reduction, pixels, vectors)
+    return min(tasks, key=lambda tile: conv_cost(problem, target, reduction, tile).seconds)
+
+
+def candidates(problem: ConvProblem, target: Target, reduction: Reduction) -> Iterator[ConvTile]:
+    """Tiles worth measuring: those of the register tiles with the least modelled time, each in several tasks."""
+    sizes = [tile for tile in _register_tiles(problem, target, reduction) if _groups(problem, reduction, tile[0])]
+    sizes.sort(key=lambda tile: _pixels_time(target, reduction, problem.out, *tile) / tile[1])
+    tiles = [tile for size in sizes[:KINDS] for tile in _tasks(problem, target, reduction, *size)]
+    return varied(
+        tiles,
+        seconds=lambda tile: conv_cost(problem, target, reduction, tile).seconds,
+        kind=lambda tile: (tile.pixels, tile.vectors),
+    )
+
+
+def _tasks(
+    problem: ConvProblem, target: Target, reduction: Reduction, pixels: tuple[int, ...], vectors: int
+) -> Iterator[ConvTile]:
+    """The ways to cut a problem into tasks for a register tile."""
+    for group in _groups(problem, reduction, pixels):
+        for chunk in (vectors * d for d in divisors(reduction.blocks // vectors)):
+            if chunk == reduction.blocks or not reduction.undivided:
+                for parallel in (False, True) if target.threads > 1 else (False,):
+                    yield ConvTile(pixels, vectors, group, chunk, target.block, any(problem.pads), parallel)
 
 
 def _register_tiles(

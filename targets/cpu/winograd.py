@@ -18,7 +18,7 @@ from cnncc.errors import UnsupportedError
 from cnncc.ir.layout import Layout, channels
 from cnncc.ops.winograd_matrices import TAPS, combine, matrices
 from cnncc.targets.algorithm import Algorithm, Layouts
-from cnncc.targets.cpu.winograd_tiles import STACK, WinogradTile, best_tile, channel_blocks, cost, scratch
+from cnncc.targets.cpu.winograd_tiles import STACK, WinogradTile, best_tile, candidates, channel_blocks, cost, scratch
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -207,6 +207,7 @@ def _make(m: int) -> Algorithm:
         error_bound=lambda dtype: _ULPS[m] * {"f32": 2.0**-23}[dtype],
         exact=False,
         weight_op="winograd_weights",
+        candidates=lambda p, target: candidates(p, target, m),
     )
 
 

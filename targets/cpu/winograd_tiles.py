@@ -10,6 +10,7 @@ from math import prod
 from cnncc.ops.winograd_matrices import TAPS
 from cnncc.targets.algorithm import Cost
 from cnncc.targets.cpu.tiling import registers
+from cnncc.targets.cpu.variety import varied
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -89,6 +90,15 @@ def best_tile(p: ConvProblem, target: Target, m: int) -> WinogradTile | None:
     """The tile of least cost, None where even a single tile's transforms exceed the stack."""
     found = [(cost(p, target, t).seconds, t) for t in _candidates(p, target, m)]
     return min(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def candidates(p: ConvProblem, target: Target, m: int) -> Iterator[WinogradTile]:
+    """Tiles worth measuring: register tiles and shares first, then the tiles of a task."""
+    return varied(
+        _candidates(p, target, m),
+        seconds=lambda tile: cost(p, target, tile).seconds,
+        kind=lambda tile: (tile.rh * tile.rw, tile.panel, tile.share),
+    )
 
 
 def _candidates(p: ConvProblem, target: Target, m: int) -> Iterator[WinogradTile]:

@@ -1,0 +1,1 @@
+"""Tuning: tiles and algorithms measured on this machine, kept in a database that compilations look up."""

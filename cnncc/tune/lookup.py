@@ -1,0 +1,87 @@
+"""What passes ask of the tuning database: how long an algorithm takes for a kernel, and its tile record."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from cnncc.errors import ModelFileError
+from cnncc.ir.graph import Graph
+from cnncc.passes.tiles import tile_pairs
+from cnncc.targets.algorithm import Algorithm
+from cnncc.targets.target import Target
+from cnncc.tune.database import Contents, Database, default_path, find_setting
+from cnncc.tune.records import Measured, Pairs, Verdict
+from cnncc.tune.region import kernel_name
+
+_log = logging.getLogger("cnncc")
+WORSE = 1.001  # times the default: what counts as slower than it
+
+
+class Tuning:
+    """The verdicts of one setting. Compilations with equal contents decide alike."""
+
+    def __init__(self, contents: Contents) -> None:
+        self._verdicts = contents.verdicts
+        ratios = [v.default.seconds / v.default.modelled for v in contents.verdicts.values()]
+        self._scale = median(ratios) if ratios else 1.0
+
+    def known(self, body: Graph) -> bool:
+        """Whether a kernel was tuned (it may have kept its default)."""
+        return kernel_name(body) in self._verdicts
+
+    def seconds(self, body: Graph, algorithm: str) -> float | None:
+        """The measured time of a kernel with an algorithm, None where there is none.
+
+        It is in the cost model's measure: divided by how much slower than modelled this machine runs kernels, so that
+        it stands beside the modelled times of others and of layout changes. What did not beat the default beyond noise
+        counts as slower than that.
+        """
+        verdict = self._verdict(body)
+        found = verdict.of(algorithm) if verdict is not None else None
+        if verdict is None or found is None:
+            return None
+        worse = found is not verdict.default and not found.kept
+        return max(found.seconds, WORSE * verdict.default.seconds if worse else 0.0) / self._scale
+
+    def tile(self, body: Graph, algorithm: Algorithm, problem: Any, target: Target) -> Pairs | None:
+        """The tile record that a kernel was tuned to, None where the default's stays.
+
+        A record that is none of the algorithm's candidates is reported and not used.
+        """
+        verdict = self._verdict(body)
+        found = verdict.of(algorithm.name) if verdict is not None else None
+        return _checked(found, algorithm, problem, target) if found is not None and found.kept else None
+
+    def _verdict(self, body: Graph) -> Verdict | None:
+        name = kernel_name(body)
+        return None if name is None else self._verdicts.get(name)
+
+
+def _checked(found: Measured, algorithm: Algorithm, problem: Any, target: Target) -> Pairs | None:
+    pairs = found.choice.tile
+    if pairs == tile_pairs(algorithm.tiles_for(problem, target)):
+        return pairs
+    if algorithm.candidates is not None and any(pairs == tile_pairs(t) for t in algorithm.candidates(problem, target)):
+        return pairs
+    _log.warning("tuning database: %s has no tile %s; the default is used", problem, found.choice)
+    return None
+
+
+def find_tuning(tuning: str | os.PathLike[str] | None, target: Target, accuracy: str) -> Tuning | None:
+    """The lookup that a compilation asks for: None is the user's database where there is one, "off" is none, anything
+    else a file, which must exist.
+
+    Raises ModelFileError where that file does not exist or cannot be read.
+    """
+    if tuning == "off" or target.kind != "cpu":
+        return None
+    path = default_path() if tuning is None else Path(tuning)
+    if path is None or not path.is_file():
+        if tuning is not None:
+            raise ModelFileError(f"{path}: there is no such tuning database")
+        return None
+    return Tuning(Database(path).read(find_setting(target, accuracy)))

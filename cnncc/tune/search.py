@@ -1,0 +1,120 @@
+"""The search: kernels in turn within a time budget, everything that was measured kept at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from cnncc.tune.database import Database
+from cnncc.tune.decide import Interval, beats, gain
+from cnncc.tune.measure import Failure, Measurer
+from cnncc.tune.records import Choice, Measured, Setting, Trial, Verdict
+from cnncc.tune.space import Task, plan
+
+MOST = 40  # choices of a kernel
+FINALISTS = 3  # measured again in turn with the default
+SLOW = 2.0  # times the best: choices that need not be measured with care
+SHARE = 1.5  # seconds that every kernel gets at least
+
+
+@dataclass
+class Watch:
+    """What the search tells its caller."""
+
+    on_kernel: Callable[[int, int, Task], None] = lambda done, total, task: None
+    on_trial: Callable[[Task, Choice, float | Failure, float], None] = lambda task, choice, outcome, best: None
+    on_verdict: Callable[[Task, Verdict], None] = lambda task, verdict: None
+
+
+class Search:
+    """Tunes kernels. `verdicts` fills as it goes; a search that is interrupted can be made again and goes on."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        setting: Setting,
+        database: Database,
+        measurer: Measurer,
+        watch: Watch | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._tasks = tasks
+        self._setting = setting
+        self._database = database
+        self._measurer = measurer
+        self._watch = watch or Watch()
+        self._clock = clock
+        known = database.read(setting)
+        self._seconds = {t.name: {c: r.seconds for c, r in known.trials.get(t.name, {}).items()} for t in tasks}
+        self.verdicts = {t.name: known.verdicts[t.name] for t in tasks if t.name in known.verdicts}
+
+    def run(self, budget: float) -> None:
+        """Tunes for so many seconds at most (a trial that has begun ends): the kernels that take most time first, each
+        for its part of the time that is left."""
+        end = self._clock() + budget
+        for k, task in enumerate(self._tasks):
+            left = end - self._clock()
+            if left <= 0:
+                return
+            rest = sum(t.weight for t in self._tasks[k:])
+            self._watch.on_kernel(k, len(self._tasks), task)
+            self._tune(task, self._clock() + min(left, max(SHARE, left * task.weight / rest)))
+
+    def _tune(self, task: Task, end: float) -> None:
+        seconds = self._seconds[task.name]
+        before = len(seconds)
+        for choice in plan(task, seconds):
+            if len(seconds) >= MOST or (self._clock() >= end and task.default in seconds):
+                break
+            if choice not in seconds:
+                self._try(task, choice)
+        if seconds.get(task.default) is None:
+            return  # without a time of the default there is nothing to compare with
+        if len(seconds) > before or task.name not in self.verdicts:
+            self._decide(task)
+
+    def _try(self, task: Task, choice: Choice) -> None:
+        seconds = self._seconds[task.name]
+        best = min((s for s in seconds.values() if s is not None), default=float("inf"))
+        outcome = self._measurer.time(task, choice, SLOW * best)
+        failed = isinstance(outcome, Failure)
+        seconds[choice] = None if isinstance(outcome, Failure) else outcome
+        reason = outcome.reason if isinstance(outcome, Failure) else ""
+        self._database.add(self._setting, Trial(self._setting.digest, *task.name, choice, seconds[choice], reason))
+        default = seconds[task.default]
+        best = min(best, seconds[choice] or best)
+        self._watch.on_trial(task, choice, outcome, default / best if default and not failed else 1.0)
+
+    def _decide(self, task: Task) -> None:
+        """The fastest choices in turn with the default, and what comes of it, into the database."""
+        seconds = {c: s for c, s in self._seconds[task.name].items() if s is not None}
+        ordered = sorted((c for c in seconds if c != task.default), key=lambda c: seconds[c])
+        compared: dict[Choice, Interval] = {}
+        times = []
+        for choice in [c for c in ordered if seconds[c] < seconds[task.default]][:FINALISTS]:
+            pairs = self._measurer.compare(task, task.default, choice)
+            if not isinstance(pairs, Failure):
+                compared[choice] = gain(pairs)
+                times += [first for first, _ in pairs]
+        default = median(times) if times else seconds[task.default]
+
+        def measured(choice: Choice) -> Measured:
+            ratio = seconds[task.default] / seconds[choice]
+            interval = compared.get(choice, (ratio, ratio, ratio))
+            kept = choice in compared and beats(interval)
+            return Measured(choice, default / interval[1], task.way(choice.algorithm).modelled, interval, kept)
+
+        choices = [measured(task.default)]
+        for way in task.ways:
+            own = [measured(c) for c in ordered if c.algorithm == way.default.algorithm]
+            kept = [m for m in own if m.kept]
+            if kept:
+                choices.append(min(kept, key=lambda m: m.seconds))
+            elif own and way is not task.ways[0]:
+                choices.append(own[0])
+        verdict = Verdict(self._setting.digest, *task.name, tuple(choices), len(self._seconds[task.name]))
+        self._database.add(self._setting, verdict)
+        self.verdicts[task.name] = verdict
+        self._watch.on_verdict(task, verdict)
