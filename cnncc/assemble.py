@@ -77,6 +77,8 @@ def required_features(target: Target) -> tuple[str, ...]:
         return ()
     if target.name == "native":
         return tuple(sorted(f for f in cpu_flags() if f.startswith(_VECTOR_FLAGS)))
+    if target.vector_bits == 256 and not target.fma:
+        return ("avx",)
     by_width = {512: ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma"), 256: ("avx2", "fma")}
     return by_width.get(target.vector_bits, ())
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -34,25 +34,30 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Trial:
-    """A built kernel. `function` takes tensors in the physical layouts: x, w, bias, out."""
+    """A built kernel, for this machine or another."""
 
     problem: Problem
     layouts: Layouts
     tile: Any
-    function: Callable[..., Any]
-    module: Any
+    executable: Any
     shapes: Shapes
     prepare: Callable[[np.ndarray], np.ndarray] = np.ascontiguousarray  # of the logical weights
+
+    @cached_property
+    def function(self) -> Callable[..., Any]:
+        """The kernel, where this machine runs it; takes tensors in the physical layouts: x, w, bias, out."""
+        function: Callable[..., Any] = self.executable["main"]
+        return function
 
     @property
     def llvm(self) -> str:
         """The kernel as LLVM text."""
-        return str(self.module.inspect_source("ll"))
+        return str(self.executable.mod.inspect_source("ll"))
 
     @property
     def assembly(self) -> str:
         """The kernel as assembly."""
-        return str(self.module.inspect_source("asm"))
+        return str(self.executable.mod.inspect_source("asm"))
 
     def operands(self, batch: int | None = None, seed: int = 0) -> tuple[list[np.ndarray], list[Any]]:
         """Seeded logical arrays x, w, bias, and the tensors to call `function` with: those packed, and the result.
@@ -165,4 +170,4 @@ def build(algorithm: Algorithm, problem: Problem, target: Target, tile: Any = No
     sch = Schedule(te.create_prim_func([x, w, bias, out]))
     algorithm.schedule(sch, problem, tile, target)
     built = tvm.compile(sch.mod, target=to_tvm(target), tir_pipeline=pipeline())
-    return Trial(problem, layouts, tile, built["main"], built.mod, shapes, prepare)
+    return Trial(problem, layouts, tile, built, shapes, prepare)

@@ -96,6 +96,8 @@ def registers(pixels: int, vectors: int, target: Target) -> int:
     products in flight have registers of their own, more where instructions write over an operand (SSE)."""
     if not target.fma:
         return pixels * vectors + 1 + (4 if target.vector_bits > 128 else 6)
+    if target.vector_bits == 128:  # NEON multiplies by an element: each pixel has a register with several channels
+        return pixels * vectors + vectors + pixels + 4
     folded = vectors == 1 and target.vector_bits >= 512
     return pixels * vectors + vectors + (not folded)
 
