@@ -26,6 +26,9 @@ def fold_constants(graph: Graph, context: Context) -> None:
             continue
         if all(v.type.elements == 0 for v in node.outputs):
             continue  # replaced above
+        if not all(v.type.static for v in node.outputs):
+            context.decline("fold-constants", node.where, "the result's shape is symbolic")
+            continue
         size = sum(int(v.type.elements) for v in node.outputs)
         if size > LIMIT and size > sum(v.data.size for v in operands if v.data is not None):
             context.decline("fold-constants", node.where, f"the result has {size} elements, more than {LIMIT}")

@@ -7,11 +7,11 @@ whatever layout. The anchor is defined by the chosen algorithm, or by its own `c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cnncc.ir.dims import Dim, normal, symbol
+from cnncc.ir.dims import Dim, affine, normal, symbol
 from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ir.kernel import anchor
 from cnncc.ir.printer import attributes, print_graph
@@ -62,7 +62,7 @@ def lower_kernel(node: Node, target: Target) -> Lowered:
         func = func.with_attr("tirx.noalias", False)
     algorithm = find_algorithm(target, node.attrs.algorithm)
     if algorithm is None:
-        return _schedule_generic(func, target, evaluator.c.symbols)
+        return _schedule_generic(func, target, evaluator.c)
     problem = describe(node.body)
     schedule = s_tir.Schedule(IRModule({"main": func}))
     algorithm.schedule(schedule, problem, evaluator.tile, target)
@@ -80,7 +80,7 @@ def math_for(target: Target) -> Any:
     return TirMath()
 
 
-def _schedule_generic(func: Any, target: Target, symbols: Mapping[str, Any]) -> Lowered:
+def _schedule_generic(func: Any, target: Target, c: Lowering) -> Lowered:
     scheduled: Any
     workspaces: Any
     if target.kind == "cuda":
@@ -94,25 +94,39 @@ def _schedule_generic(func: Any, target: Target, symbols: Mapping[str, Any]) -> 
     types = []
     for workspace in workspaces:
         shape, dtype = workspace if isinstance(workspace, tuple) else (workspace.shape, workspace.dtype)
-        types.append(Type(_SHORT[dtype], tuple(_dim(d, symbols) for d in shape)))
+        types.append(Type(_SHORT[dtype], tuple(_dim(d, c) for d in shape)))
     return Lowered(scheduled, tuple(types), recipe)
 
 
 _SHORT = {long: short for short, long in TVM_DTYPE.items()}
 
 
-def _dim(extent: Any, symbols: Mapping[str, Any]) -> Dim:
+def _dim(extent: Any, c: Lowering) -> Dim:
     """A TVM extent, a number or linear in the kernel's symbols, as a dimension of the IR."""
     from tvm import sym
 
     if isinstance(extent, int):
         return extent
-    names = list(symbols)
-    *coefficients, constant = (int(c) for c in sym.detect_linear_equation(extent, [symbols[n] for n in names]))
+    names = list(c.symbols)
+    *coefficients, constant = (int(e) for e in sym.detect_linear_equation(extent, [c.symbols[n] for n in names]))
     total: Dim = constant
     for name, coefficient in zip(names, coefficients, strict=True):
-        total = total + symbol(name) * coefficient if coefficient else total
+        total = total + symbol(name) * coefficient * c.units.get(name, 1) if coefficient else total
     return normal(total)
+
+
+def _units(body: Graph) -> dict[str, int]:
+    """For the symbols that no dimension of an argument is, the least multiple that one is."""
+    known: dict[str, int] = {}
+    for value in (*body.inputs, *body.outputs):
+        for dim in value.type.physical:
+            if isinstance(dim, int) or len(dim.free_symbols) != 1:
+                continue
+            constant, terms = affine(dim)
+            ((name, times),) = terms.items()
+            if constant == 0:
+                known[name] = min(times, known.get(name, times))
+    return {name: times for name, times in known.items() if times > 1}
 
 
 def _renamed(body: Graph) -> Graph:
@@ -132,7 +146,7 @@ class _Evaluator:
     def __init__(self, body: Graph, target: Target):
         self.body = body
         self.target = target
-        self.c = Lowering(math_for(target))
+        self.c = Lowering(math_for(target), _units(body))
         self.known: dict[Value, Operand] = {}
         self.arguments = []
         for k, value in enumerate(body.inputs):

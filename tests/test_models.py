@@ -17,7 +17,12 @@ from tests.zoo.page import page, read_text
 pytest.importorskip("onnxruntime")
 
 QUICK_LIGHT = ("light_resnet50", "light_inception_v1", "light_shufflenet", "light_squeezenet")
-QUICK_DYNAMO = ("lenet5", "squeezenet", "unet", "audio_m5", "video_c3d")
+QUICK_DYNAMO = ("lenet5", "squeezenet", "unet", "audio_m5", "video_c3d", "conv_vit")
+
+
+def networks(quick):
+    """Names of the networks, those that are not quick marked slow."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in zoo.NETS]
 
 
 def check(executable, model, feeds, kind="network"):
@@ -37,7 +42,7 @@ def exported(name, dynamo, symbolic_batch):
     return zoo.export(name, dynamo, symbolic_batch, net.small, net.small_width)
 
 
-@pytest.mark.parametrize("name", zoo.NETS)
+@pytest.mark.parametrize("name", networks(zoo.QUICK))
 def test_symbolic_batch(name):
     path = exported(name, dynamo=False, symbolic_batch=True)
     executable = cnncc.compile(path)
@@ -46,9 +51,7 @@ def test_symbolic_batch(name):
         check(executable, path, zoo.inputs(name, batch, zoo.NETS[name].small))
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK_DYNAMO else pytest.param(n, marks=pytest.mark.slow) for n in zoo.NETS]
-)
+@pytest.mark.parametrize("name", networks(QUICK_DYNAMO))
 @pytest.mark.parametrize(
     "symbolic_batch", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["fixed", "symbolic"]
 )

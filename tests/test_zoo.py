@@ -10,7 +10,7 @@ from tests import zoo
 torch = pytest.importorskip("torch")
 
 
-@pytest.mark.parametrize("name", zoo.NETS)
+@pytest.mark.parametrize("name", [n if n in zoo.QUICK else pytest.param(n, marks=pytest.mark.slow) for n in zoo.NETS])
 def test_export_equals_torch(name):
     net = zoo.NETS[name]
     path = zoo.export(name, dynamo=False, symbolic_batch=True, size=net.small, width=net.small_width)

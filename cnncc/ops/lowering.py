@@ -56,30 +56,42 @@ def _zero() -> Any:
 
 
 class Lowering:
-    """The context of one kernel's definition: its math functions, symbolic dimensions and stages."""
+    """The context of one kernel's definition: its math functions, symbolic dimensions and stages.
 
-    def __init__(self, math: Math, symbols: Mapping[str, Any] | None = None):
+    symbols: a variable for each symbol met so far; it stands for `units` times the symbol (once, where not stated). A
+    kernel knows its variables from dimensions of its arguments, and some are known by multiples only (heads * N).
+    """
+
+    def __init__(self, math: Math, units: Mapping[str, int] | None = None):
         self.math = math
-        self.symbols: dict[str, Any] = dict(symbols or {})
+        self.symbols: dict[str, Any] = {}
+        self.units = dict(units or {})
         self.stages: list[Any] = []
 
     def dim(self, dim: Dim) -> Any:
         """A dimension as an int64 expression; each symbol is one variable throughout the kernel."""
-        from tvm import te, tirx
+        from tvm import tirx
 
         if isinstance(dim, int):
             return tirx.const(dim, "int64")
         if dim.is_Symbol:
-            if dim.name not in self.symbols:
-                self.symbols[dim.name] = te.var(dim.name, "int64")
-            return self.symbols[dim.name]
+            return self._multiple(dim.name, 1)
         from cnncc.ir.dims import affine
 
         constant, terms = affine(dim)
-        total = tirx.const(constant, "int64")
-        for name, coefficient in terms.items():
-            total = total + self.dim(next(s for s in dim.free_symbols if s.name == name)) * coefficient
-        return total
+        parts = [self._multiple(name, coefficient) for name, coefficient in terms.items()]
+        return sum(parts[1:], parts[0]) + constant if constant else sum(parts[1:], parts[0])
+
+    def _multiple(self, name: str, times: int) -> Any:
+        """So many times a symbol."""
+        from tvm import te
+
+        if name not in self.symbols:
+            self.symbols[name] = te.var(name, "int64")
+        variable, unit = self.symbols[name], self.units.get(name, 1)
+        whole = variable if times % unit == 0 else variable // unit
+        factor = times // unit if times % unit == 0 else times
+        return whole if factor == 1 else whole * factor
 
     def const(self, value: float, dtype: str) -> Any:
         """A typed constant; dtype is a short name."""

@@ -7,6 +7,7 @@ import pytest
 
 import cnncc
 from cnncc.interpret import interpret
+from cnncc.ir.dims import symbol
 from cnncc.ir.graph import Graph, Node
 from cnncc.passes import INFERENCE, Context, run_passes
 from cnncc.targets.lower import lower_kernel
@@ -68,3 +69,16 @@ def test_what_is_read_in_front_of_a_move_and_behind_it():
     graph = b.finish()
     x = np.random.default_rng(1).standard_normal((1, 2, 5, 5)).astype(np.float32)
     assert_close(cnncc.compile(graph, threads=1)(x), interpret(graph, {"x": x})["y"], "elementwise")
+
+
+def test_a_symbol_known_by_its_multiples_only():
+    """Heads of a symbolic batch: no argument of the kernel has the batch itself as a dimension."""
+    b, batch = cnncc.Builder(), symbol("N")
+    x = b.reshape(b.input("x", (batch, 4, 5, 6)), shape=(4 * batch, 5, 6))
+    x = b.transpose(x, perm=(0, 2, 1))
+    b.output(b.reshape(b.mul(x, x), shape=(2 * batch, 12, 5)), "y")
+    graph = b.finish()
+    executable = cnncc.compile(graph, threads=1)
+    for n in (1, 3):
+        array = np.random.default_rng(n).standard_normal((n, 4, 5, 6)).astype(np.float32)
+        assert_close(executable(array), interpret(graph, {"x": array})["y"], "elementwise")

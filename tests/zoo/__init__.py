@@ -29,18 +29,33 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-__all__ = ["LIGHT", "NETS", "Net", "build", "export", "inputs", "light", "ocr", "reference", "shape_of", "with_example"]
+__all__ = [
+    "LIGHT",
+    "NETS",
+    "QUICK",
+    "Net",
+    "build",
+    "export",
+    "inputs",
+    "light",
+    "ocr",
+    "reference",
+    "shape_of",
+    "with_example",
+]
 
 
 @dataclass(frozen=True)
 class Net:
-    """A network: where it is defined, its input, and what still shows all of its layers in a fast test."""
+    """A network: where it is defined, its input, what still shows all of its layers in a fast test, and whether it is
+    among those that the fast tests take (the others have no kind of layer that these do not have)."""
 
     module: str
     channels: int
     size: tuple[int, ...]
     small: tuple[int, ...]
     small_width: float = 1.0
+    quick: bool = True
 
 
 NETS: dict[str, Net] = {
@@ -57,7 +72,21 @@ NETS: dict[str, Net] = {
     "unet": Net("other", 3, (256, 256), (48, 64)),
     "audio_m5": Net("other", 1, (8000,), (3000,)),
     "video_c3d": Net("other", 3, (16, 112, 112), (8, 32, 32), 0.25),
+    "googlenet": Net("branching", 3, (224, 224), (64, 64), 0.5, quick=False),
+    "mnasnet": Net("searched", 3, (224, 224), (64, 64), quick=False),
+    "mobilenetv3_large": Net("searched", 3, (224, 224), (64, 64), quick=False),
+    "mobilenetv3_small": Net("searched", 3, (224, 224), (96, 96)),
+    "shufflenetv2": Net("grouped", 3, (224, 224), (64, 64)),
+    "resnext50": Net("grouped", 3, (224, 224), (64, 64), 0.5, quick=False),
+    "regnetx_400mf": Net("grouped", 3, (224, 224), (64, 64), quick=False),
+    "regnety_400mf": Net("grouped", 3, (224, 224), (64, 64)),
+    "convnext_tiny": Net("attention", 3, (224, 224), (64, 64), 0.25),
+    "conv_vit": Net("attention", 3, (224, 224), (64, 96), 0.67),
+    "detector": Net("pixels", 3, (320, 320), (64, 96)),
+    "deeplab": Net("pixels", 3, (224, 224), (64, 72), 0.25),
+    "espcn": Net("pixels", 1, (120, 160), (20, 28), 0.5),
 }
+QUICK = tuple(name for name, net in NETS.items() if net.quick)
 
 
 def _sized(name: str, size: int | tuple[int, ...] | None) -> tuple[int, ...]:

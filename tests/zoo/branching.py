@@ -1,4 +1,4 @@
-"""DenseNet-121 (Huang 2016) and Inception-v3 (Szegedy 2015), as evaluated: no auxiliary classifier."""
+"""GoogLeNet (Szegedy 2014), DenseNet-121 (Huang 2016), Inception-v3 (Szegedy 2015), as evaluated: one classifier."""
 
 from __future__ import annotations
 
@@ -93,3 +93,39 @@ def inception_v3(width: float, size: tuple[int, ...]) -> nn.Module:
         layers.append(block_e(ic))
         ic = c(320) + 4 * c(384) + c(192)
     return nn.Sequential(*layers, *pooled_head(ic, 1000, dropout=0.5))
+
+
+def googlenet(width: float, size: tuple[int, ...]) -> nn.Module:
+    """Inception blocks with batch norm; poolings with ceil mode."""
+    c = scaled(width)
+    layers: list[nn.Module] = [conv_bn(3, c(64), 7, 2), nn.MaxPool2d(3, 2, ceil_mode=True)]
+    layers += [conv_bn(c(64), c(64), 1), conv_bn(c(64), c(192), 3), nn.MaxPool2d(3, 2, ceil_mode=True)]
+    table = (
+        (64, 96, 128, 16, 32, 32),
+        (128, 128, 192, 32, 96, 64),
+        (),
+        (192, 96, 208, 16, 48, 64),
+        (160, 112, 224, 24, 64, 64),
+        (128, 128, 256, 24, 64, 64),
+        (112, 144, 288, 32, 64, 64),
+        (256, 160, 320, 32, 128, 128),
+        (),
+        (256, 160, 320, 32, 128, 128),
+        (384, 192, 384, 48, 128, 128),
+    )
+    ic = c(192)
+    for row in table:
+        if not row:
+            layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))
+            continue
+        one, to_three, three, to_five, five, pooled = map(c, row)
+        layers.append(
+            Branches(
+                conv_bn(ic, one, 1),
+                nn.Sequential(conv_bn(ic, to_three, 1), conv_bn(to_three, three, 3)),
+                nn.Sequential(conv_bn(ic, to_five, 1), conv_bn(to_five, five, 5)),
+                nn.Sequential(nn.MaxPool2d(3, 1, 1, ceil_mode=True), conv_bn(ic, pooled, 1)),
+            )
+        )
+        ic = one + three + five + pooled
+    return nn.Sequential(*layers, *pooled_head(ic, 1000, dropout=0.2))

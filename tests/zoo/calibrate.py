@@ -34,6 +34,8 @@ def _set_batchnorm(module: nn.Module, args: tuple[torch.Tensor]) -> None:
 def _set_weights(module: nn.Module, args: tuple[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
     """Scales the weights so that the results have a deviation near one; centres channels by the bias."""
     transposed = isinstance(module, nn.ConvTranspose2d)
+    if isinstance(module, nn.Linear) and out.dim() > 2:  # features come last: every position is a sample
+        return _set_weights(module, args, out.flatten(0, -2)).reshape(out.shape)
     channels = out.shape[1]
     if out.numel() // channels < 64:  # dense, or behind a global pooling: too few samples for each channel's own
         scale = (2.0 / out.std().clamp_min(1e-6)).expand(channels)
