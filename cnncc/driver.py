@@ -187,6 +187,6 @@ def compile_graph(
         objects = build_all(wanted, target, progress=progress.on_kernel)
     start = progress.stage("build kernels", start)
     program = assemble(laid, plan, symbols, objects, workspaces, target, notes, pairs, initial)
-    executable = Executable(program)
+    executable = Executable(program, elsewhere=True)
     progress.stage("load", start)
     return executable

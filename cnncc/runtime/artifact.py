@@ -94,6 +94,8 @@ def load(path: str | Path, verify: bool = True) -> Executable:
         return Executable(program)
     except GraphError as error:
         raise ModelFileError(f"{path}: its program is damaged: {error}") from error
+    except RuntimeFault as error:
+        raise RuntimeFault(f"{path}: {error}") from error
 
 
 def read(path: Path, verify: bool = True) -> Program:

@@ -121,11 +121,16 @@ class Engine:
         return table
 
 
-def _load(program: Program) -> dict[str, Any]:
-    """The functions of a program, linked into this process."""
+def check_machine(program: Program) -> None:
+    """Raises RuntimeFault where the code of a program is not for this machine."""
     check_features("this model", program.features)
     for symbol, data in program.kernels.items():
         check_object(symbol, data)
+
+
+def _load(program: Program) -> dict[str, Any]:
+    """The functions of a program, linked into this process."""
+    check_machine(program)
     module = native.link(program.kernels.values())
     return {name: module.get_function(name) for name in program.kernels}
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnncc.errors import GraphError
+from cnncc.errors import GraphError, RuntimeFault
 from cnncc.runtime.arena import aligned, empty, usable
 from cnncc.runtime.arrays import is_torch, to_torch
 from cnncc.runtime.calltable import CallTable
-from cnncc.runtime.engine import Engine
+from cnncc.runtime.elsewhere import Elsewhere
+from cnncc.runtime.engine import Engine, check_machine
 from cnncc.runtime.program import Affine, Dim, Port, Program
 from cnncc.runtime.signature import Signature, Sizes
 from cnncc.runtime.state import State
@@ -51,10 +52,17 @@ class Executable:
     row-major and start at a multiple of 64 bytes, else copied; results are fresh arrays that belong to the caller.
     """
 
-    def __init__(self, program: Program, state: State | None = None, code: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        state: State | None = None,
+        code: Mapping[str, Any] | None = None,
+        elsewhere: bool = False,
+    ) -> None:
         """`state`: what another executable's runs update, to be shared with it; left out, a copy of the first values.
 
-        `code`: the program's functions where they are loaded already (see `clone`).
+        `code`: the program's functions where they are loaded already (see `clone`). `elsewhere`: it may be for another
+        machine; then it can be reported on and saved, and runs raise RuntimeFault.
         Raises GraphError where the program is inconsistent, RuntimeFault where its code does not load here.
         """
         names = {b.name for b in program.check().buffers if b.kind == "constant"}
@@ -62,7 +70,7 @@ class Executable:
         kept = {n: aligned(a) if n in names else a for n, a in program.constants.items()}
         self.program = replace(program, constants=kept)
         self._signature = Signature(self.program)
-        self._engine = _engine(self.program, state, code)
+        self._engine = _engine(self.program, state, code, elsewhere)
 
     @property
     def state(self) -> State:
@@ -206,11 +214,18 @@ class Executable:
             )
 
 
-def _engine(program: Program, state: State | None, code: Mapping[str, Any] | None) -> Engine | CudaEngine:
+def _engine(
+    program: Program, state: State | None, code: Mapping[str, Any] | None, elsewhere: bool
+) -> Engine | CudaEngine | Elsewhere:
     if program.target.get("kind") == "cuda":
         from cnncc.targets.cuda.engine import CudaEngine
 
         return CudaEngine(program, state)
+    if elsewhere:
+        try:
+            check_machine(program)
+        except RuntimeFault as reason:
+            return Elsewhere(program, state, str(reason))
     return Engine(program, state, code)
 
 
