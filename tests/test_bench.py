@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
 from importlib.util import find_spec
+from io import StringIO
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
@@ -15,9 +19,13 @@ from cnncc.bench import BenchResult, SystemResult, markdown, run_bench, table
 from cnncc.bench.client import Client
 from cnncc.bench.machine import describe_machine, machine_slug
 from cnncc.bench.macs import count_macs
-from cnncc.bench.rounds import _difference
+from cnncc.bench.plot import check_plot, plot
+from cnncc.bench.results import Round, difference, interval, summarise
+from cnncc.bench.systems import Session
 from cnncc.bench.torch_reference import is_reference, load
-from cnncc.errors import GraphError, ModelFileError
+from cnncc.bench.worker import Worker
+from cnncc.cli import group
+from cnncc.errors import GraphError, ModelFileError, UnsupportedError
 
 QUICK = {"rounds": 2, "seconds": 0.001, "least": 2, "pause": 0.0, "include_cnncc": False, "with_peak": False}
 
@@ -173,8 +181,8 @@ def test_macs_of_products():
 
 def test_difference_is_of_the_largest_magnitude():
     base = [np.array([4.0, 0.0], np.float32)]
-    assert _difference([np.array([[4.0], [1.0]], np.float32)], base) == 0.25
-    assert _difference([], base) is None
+    assert difference([np.array([[4.0], [1.0]], np.float32)], base) == 0.25
+    assert difference([], base) is None
 
 
 def test_references_and_files_are_told_apart():
@@ -185,21 +193,185 @@ def test_references_and_files_are_told_apart():
     assert load("types:SimpleNamespace?size=64&name=small")[0].__dict__ == {"size": 64, "name": "small"}
 
 
-def test_result_as_table_and_json():
+def _found(instances: int = 1) -> BenchResult:
+    own = SystemResult("cnncc", "ok", "", "0.1", 1.0, 1e-3, 2e-3, 0.9e-3, 10, 80.0, 1.0, 1.0, 1.0, 0.0, (1e-3,), 3e-3)
     rows = (
-        SystemResult("cnncc", "ok", "", "0.1", 1.0, 1e-3, 2e-3, 0.9e-3, 10, 80.0, 1.0, 1.0, 1.0, 0.0, (1e-3,)),
+        replace(own, images_per_second=1234.0, at_once=instances),
+        replace(
+            own,
+            name="torch-channels-last",
+            median=0.123456,
+            p90=0.23456,
+            p99=1.2345,
+            minimum=0.0123,
+            open_seconds=123.4,
+            ratio=12.345,
+            ratio_low=11.25,
+            ratio_high=13.5,
+            peak_bytes=1_234_000_000,
+            images_per_second=0.81,
+            at_once=instances,
+            difference=0.5,
+        ),
         SystemResult("ncnn", "missing", "not installed: ncnn"),
     )
-    result = BenchResult("m", {"x": (1, 3)}, 2, "cnncc", 10**9, 2e11, "", describe_machine(), rows)
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(table(result))
-    text = console.export_text()
+    return BenchResult("m", {"x": (1, 3)}, 2, "cnncc", 10**9, 2e11, "", describe_machine(), rows, {}, instances)
+
+
+def _shown(result: BenchResult, width: int) -> str:
+    out = StringIO()
+    Console(width=width, file=out).print(table(result))
+    return out.getvalue()
+
+
+def test_result_as_table_and_json():
+    result = _found()
+    text = _shown(result, 160)
     assert "2.00 GFLOP, peak 200 GFLOP/s" in text
     assert "ncnn: missing: not installed: ncnn" in text
-    assert "| m | 2 | 2.00 | 200 | **1.00 (0.90)** | missing |" in markdown([result])
+    assert "torch-channels-last: its outputs differ from those of cnncc by 5.0e-01" in text
+    assert "| m | 2 | 2.00 | 200 | **1.00 (0.90)** | 123.46 (12.30) | missing |" in markdown([result])
     again = json.loads(json.dumps(result.to_dict()))
     assert again["systems"][0]["median"] == 1e-3
     assert again["shapes"] == {"x": [1, 3]}
+    assert BenchResult.from_dict(again)["cnncc"].p99 == 3e-3
+
+
+def test_records_of_older_versions_are_read():
+    data = _found().to_dict()
+    del data["instances"]
+    for system in data["systems"]:
+        for field in ("p99", "ratio_low", "ratio_high", "peak_bytes", "held_bytes", "images_per_second", "at_once"):
+            del system[field]
+    assert BenchResult.from_dict(data)["cnncc"].p99 is None
+
+
+@pytest.mark.parametrize("instances", [1, 3])
+@pytest.mark.parametrize("width", [80, 160])
+def test_table_is_whole_in_80_columns(instances, width):
+    lines = [line.rstrip() for line in _shown(_found(instances), width).splitlines()]
+    assert all(len(line) <= 80 for line in lines)
+    assert not any("…" in line for line in lines)
+    (row,) = [line for line in lines if line.startswith("torch ")]
+    cells = ["12.3", "11.2-13.5", "123.4", "1234"]
+    cells += ["0.81", "123.46", "1234"] if instances > 1 else ["123.46", "234.56", "1234", "12.30"]
+    assert all(cell in row for cell in cells)
+    assert lines[1].startswith(f"{instances} instances of 2 threads" if instances > 1 else "2 threads")
+
+
+def test_throughput_has_a_markdown_table_of_its_own():
+    single, several = markdown([_found(2), _found()]).split("\n\n")
+    assert "**1.00 (0.90)**" in single
+    assert "| m | 2 x 2 | 2.00 | 200 | **1234.0 (3.00)** | 0.8 (1234.50) | missing |" in several
+
+
+def test_interval_is_of_paired_rounds():
+    base = [1.0, 2.0, 4.0, 1.0, 3.0]  # what disturbs a round disturbs both
+    assert interval([2 * b for b in base], base) == (2.0, 2.0)
+    low, high = interval([1.0, 1.1, 1.2, 1.3, 1.4] * 4, [1.0] * 20)
+    assert 1.0 <= low < 1.2 < high <= 1.4
+    assert interval([1.0], [2.0]) is None
+
+
+def test_rounds_become_a_record():
+    opened = {"version": "1", "seconds": 2.0}
+    base = [Round([0.1, 0.2, 0.3], 0.6, 3.0), Round([0.2, 0.2], 0.4, 2.0)]
+    one = summarise("a", opened, [Round([0.4], 0.4, 1.0), Round([0.2, 0.6], 0.8, 2.0)], base, 0.1, batch=8)
+    assert (one.median, one.minimum, one.ratio, one.runs) == (0.4, 0.2, 2.0, 3)
+    assert one.peak_percent == pytest.approx(25)
+    assert one.images_per_second == 20
+    many = summarise("b", opened, [Round([0.4] * 4, 0.8, 4.0, 2)] * 2, [Round([0.4] * 4, 0.4, 4.0, 4)] * 2, None, 1)
+    assert (many.ratio, many.images_per_second, many.at_once, many.peak_percent) == (2.0, 5.0, 2, None)
+
+
+@pytest.mark.skipif(not (find_spec("openvino") and find_spec("onnxruntime")), reason="needs peers")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_instances_run_at_once(tiny, threads):
+    quick = {**QUICK, "include_cnncc": True}
+    result = run_bench(tiny, ["onnxruntime", "openvino"], threads=threads, instances=2, batch=3, **quick)
+    assert [system.status for system in result.systems] == ["ok"] * 3, result.systems
+    assert (result.instances, result.threads) == (2, threads)
+    for system in result.systems:
+        assert system.difference < 1e-5
+        assert system.images_per_second > 0
+        assert system.runs >= 2 * 2 * system.at_once
+        assert system.at_once == 2 or system.name == "openvino"
+
+
+def test_throughput_is_not_counted_in_processor_time(tiny):
+    with pytest.raises(GraphError, match="throughput is a matter of wall time"):
+        run_bench(tiny, [], threads=1, instances=2, clock="cpu", **QUICK)
+
+
+def test_streams_count_parts_of_runs_and_pass_errors_on():
+    worker = Worker()
+    calls = {"a": 0, "b": 0}
+
+    def lane(name, seconds):
+        def run():
+            calls[name] += 1
+            time.sleep(seconds)
+
+        return run
+
+    worker.session = Session("1", lane("a", 0.001), list, [lane("a", 0.002), lane("b", 0.01)])
+    reply = worker.answer({"do": "stream", "seconds": 0.03, "least": 2, "warmup": 1})
+    assert reply["ok"]
+    assert len(reply["times"]) == calls["a"] + calls["b"] - 2
+    assert 0 < reply["done"] <= len(reply["times"])
+    assert reply["at_once"] == 2
+
+    def broken():
+        raise ValueError("no memory left")
+
+    worker.session = Session("1", broken, list, [lane("a", 0.001), broken])
+    assert worker.answer({"do": "stream", "seconds": 0.01, "least": 1, "warmup": 1})["reason"] == (
+        "ValueError: no memory left"
+    )
+
+
+def test_memory_grows_with_what_is_held():
+    with Client(threads=1) as client:
+        before = client.ask("memory")
+        client.ask("peak", threads=1)  # imports the compiler
+        after = client.ask("memory")
+    assert after["peak"] >= after["held"] > before["held"] + (10 << 20)
+
+
+@pytest.mark.skipif(not find_spec("matplotlib"), reason="needs matplotlib")
+@pytest.mark.parametrize("instances", [1, 2])
+def test_charts_are_written(tmp_path, instances):
+    pytest.importorskip("matplotlib.pyplot")
+    for name in ("a.svg", "b.svg", "c.png"):
+        plot(_found(instances), tmp_path / name)
+    text = (tmp_path / "a.svg").read_text()
+    assert "torch-channels-last" in text
+    assert "(x 12.35, 11.25 to 13.50)" in text or "(x 12.34, 11.25 to 13.50)" in text
+    assert ("images per second" in text) == (instances > 1)
+    assert text == (tmp_path / "b.svg").read_text()
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_charts_that_cannot_be_written_are_refused_first(tmp_path, monkeypatch):
+    with pytest.raises(UnsupportedError, match=r"must end with \.png or \.svg, got \.pdf"):
+        check_plot(tmp_path / "a.pdf")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UnsupportedError, match=r"charts need matplotlib.*cnncc\[plot\]"):
+        check_plot(tmp_path / "a.png")
+
+
+@pytest.mark.skipif(not find_spec("onnxruntime"), reason="needs onnxruntime")
+def test_command(tiny, monkeypatch):
+    arguments = ["bench", tiny, "--against", "onnxruntime,ncnn", "--batch", "2"]
+    arguments += ["--threads", "1", "--rounds", "2", "--duration", "0.01"]
+    shown = CliRunner().invoke(group, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert "ncnn: missing: " in shown.output
+    assert "onnxruntime" in shown.output
+    data = json.loads(CliRunner().invoke(group, [*arguments, "--json", "--instances", "2"]).output)
+    assert [system["name"] for system in data["systems"]] == ["cnncc", "onnxruntime", "ncnn"]
+    assert data["instances"] == 2
+    assert data["systems"][1]["ratio_low"] <= data["systems"][1]["ratio"] <= data["systems"][1]["ratio_high"]
 
 
 def test_machine_is_named_by_its_processor():

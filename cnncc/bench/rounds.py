@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,52 +16,10 @@ import numpy as np
 from cnncc.bench.client import Client
 from cnncc.bench.machine import describe_machine
 from cnncc.bench.model import Prepared, prepare
+from cnncc.bench.results import BenchResult, Round, SystemResult, difference, summarise
 from cnncc.bench.systems import SYSTEMS
 from cnncc.errors import GraphError
-
-
-@dataclass(frozen=True)
-class SystemResult:
-    """One system. Times in seconds over all runs of all rounds; without runs, `status` and `reason` say why."""
-
-    name: str
-    status: str  # "ok", "missing" (not installed, or the model's form does not suit it) or "failed"
-    reason: str = ""
-    version: str = ""
-    open_seconds: float | None = None
-    median: float | None = None
-    p90: float | None = None
-    minimum: float | None = None
-    runs: int = 0
-    peak_percent: float | None = None  # FLOP by the definition / median time / measured peak; Winograd can pass 100
-    ratio: float | None = None  # this median / the base's median, round by round: the middle, the least, the most
-    ratio_least: float | None = None
-    ratio_most: float | None = None
-    difference: float | None = None  # largest |output - the base's output|, relative to the largest |output|
-    round_medians: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class BenchResult:
-    """What run_bench found."""
-
-    model: str
-    shapes: dict[str, tuple[int, ...]]
-    threads: int
-    base: str  # the system that ratios and differences refer to
-    macs: int | None
-    peak_flops: float | None  # FLOP/s, median over the rounds
-    peak_reason: str
-    machine: dict[str, Any]
-    systems: tuple[SystemResult, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> SystemResult:
-        return next(system for system in self.systems if system.name == name)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+from cnncc.runtime.threads import default_threads
 
 
 def run_bench(
@@ -79,6 +37,7 @@ def run_bench(
     with_peak: bool = True,
     label: str | None = None,
     clock: Literal["wall", "cpu"] = "wall",
+    instances: int = 1,
     progress: Callable[[str], None] = lambda text: None,
 ) -> BenchResult:
     """Times a model in cnncc and in other systems (names of SYSTEMS).
@@ -89,13 +48,17 @@ def run_bench(
     the one before go to sleep; the order moves on by one each round. The FMA peak is measured in every round, where
     it is wanted. label: the model's name in the result (None: as given). clock: "cpu" counts
     the processor time of each process, which with one thread is still right on a busy machine.
+    instances: more than one measures throughput: so many runs at once, of `threads` threads each, that share one copy
+    of the weights where the system can; OpenVINO divides the same total by its own THROUGHPUT hint.
     Raises GraphError for unknown systems and shapes, ModelFileError, UnsupportedError.
     """
     names = list(dict.fromkeys([*(["cnncc"] if include_cnncc else []), *against]))
     unknown = [name for name in names if name not in SYSTEMS]
     if unknown:
         raise GraphError(f"{', '.join(unknown)}: no such system to time; there are {', '.join(SYSTEMS)}")
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or max(1, default_threads() // instances)
+    if instances > 1 and clock == "cpu":
+        raise GraphError("clock: throughput is a matter of wall time, got cpu with several instances")
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="cnncc-bench-"))
         progress("preparing the model")
@@ -103,8 +66,9 @@ def run_bench(
         entrants = []
         for name in names:
             progress(f"{name}: opening")
-            entrants.append(_Entrant(name, stack.enter_context(Client(threads)), prepared, threads, scratch))
-        peak = _Peak(stack.enter_context(Client(threads)), threads, with_peak)
+            client = stack.enter_context(Client(threads))
+            entrants.append(_Entrant(name, client, prepared, threads, instances, scratch))
+        peak = _Peak(stack.enter_context(Client(threads * instances)), threads * instances, with_peak)
         for number in range(rounds):
             progress(f"round {number + 1} of {rounds}")
             peak.measure()
@@ -112,6 +76,8 @@ def run_bench(
             for step in range(len(running)):
                 time.sleep(pause)
                 running[(number + step) % len(running)].round(seconds, least, clock)
+        for entrant in entrants:
+            entrant.weigh()
         settings = {
             "clock": clock,
             "rounds": rounds,
@@ -123,16 +89,19 @@ def run_bench(
         }
         if label is not None:
             prepared = replace(prepared, label=label)
-        return _result(prepared, entrants, peak, threads, settings)
+        return _result(prepared, entrants, peak, threads, instances, settings)
 
 
 class _Entrant:
     """A system during a run: its process and what it has shown so far."""
 
-    def __init__(self, name: str, client: Client, prepared: Prepared, threads: int, scratch: str) -> None:
-        self.name, self.client = name, client
+    def __init__(
+        self, name: str, client: Client, prepared: Prepared, threads: int, instances: int, scratch: str
+    ) -> None:
+        self.name, self.client, self.instances = name, client, instances
         self.failure: dict[str, Any] | None = None
-        self.rounds: list[list[float]] = []
+        self.rounds: list[Round] = []
+        self.memory: dict[str, Any] = {}
         self.outputs: list[np.ndarray] = []
         path = os.path.join(scratch, f"{name}.npz")
         self.opened = self._ask(
@@ -141,6 +110,7 @@ class _Entrant:
             onnx=prepared.onnx,
             feeds=prepared.feeds,
             threads=threads,
+            instances=instances,
             scratch=scratch,
             torch=prepared.torch,
         )
@@ -160,9 +130,17 @@ class _Entrant:
 
     def round(self, seconds: float, least: int, clock: str) -> None:
         """One round, two runs of warm-up before it."""
-        reply = self._ask("round", 120 + 10 * seconds, seconds=seconds, least=least, warmup=2, clock=clock)
+        limit = 120 + 10 * seconds
+        if self.instances > 1:
+            reply = self._ask("stream", limit, seconds=seconds, least=least, warmup=2)
+        else:
+            reply = self._ask("round", limit, seconds=seconds, least=least, warmup=2, clock=clock)
         if not self.failure:
-            self.rounds.append(reply["times"])
+            self.rounds.append(Round(reply["times"], reply["elapsed"], reply["done"], reply["at_once"]))
+
+    def weigh(self) -> None:
+        """Asks for the memory that the process has used."""
+        self.memory = self._ask("memory", 60)
 
 
 class _Peak:
@@ -181,52 +159,24 @@ class _Peak:
                 self.seen.append(reply["flops"])
 
 
-def _difference(outputs: Sequence[np.ndarray], base: Sequence[np.ndarray]) -> float | None:
-    """The largest difference relative to the base's largest magnitude; None where the outputs do not correspond."""
-    if len(outputs) != len(base) or any(a.size != b.size for a, b in zip(outputs, base, strict=True)):
-        return None
-    worst = 0.0
-    for a, b in zip(outputs, base, strict=True):
-        wide = b.astype(np.float64).ravel()
-        largest = float(np.abs(wide).max(initial=0.0)) or 1.0
-        worst = max(worst, float(np.abs(a.astype(np.float64).ravel() - wide).max(initial=0.0)) / largest)
-    return worst
-
-
 def _result(
-    prepared: Prepared, entrants: list[_Entrant], peak: _Peak, threads: int, settings: dict[str, Any]
+    prepared: Prepared, entrants: list[_Entrant], peak: _Peak, threads: int, instances: int, settings: dict[str, Any]
 ) -> BenchResult:
     alive = [entrant for entrant in entrants if not entrant.failure and entrant.rounds]
     base = alive[0] if alive else None
     flops = statistics.median(peak.seen) if peak.seen else None
+    work = 2 * prepared.macs / flops if flops and prepared.macs else None
+    batch = next(iter(prepared.shapes.values()), (1,))[:1]
     systems = []
     for entrant in entrants:
         if entrant.failure or base is None:
             failure = entrant.failure or {"missing": False, "reason": "no round was run"}
             systems.append(SystemResult(entrant.name, "missing" if failure["missing"] else "failed", failure["reason"]))
             continue
-        medians = tuple(statistics.median(times) for times in entrant.rounds)
-        everything = np.sort(np.concatenate(entrant.rounds))
-        median = float(np.median(everything))
-        ratios = [own / statistics.median(other) for own, other in zip(medians, base.rounds, strict=True)]
-        systems.append(
-            SystemResult(
-                entrant.name,
-                "ok",
-                version=entrant.opened["version"],
-                open_seconds=entrant.opened["seconds"],
-                median=median,
-                p90=float(np.quantile(everything, 0.9)),
-                minimum=float(everything[0]),
-                runs=len(everything),
-                peak_percent=100 * 2 * prepared.macs / median / flops if flops and prepared.macs else None,
-                ratio=statistics.median(ratios),
-                ratio_least=min(ratios),
-                ratio_most=max(ratios),
-                difference=_difference(entrant.outputs, base.outputs),
-                round_medians=medians,
-            )
-        )
+        found = summarise(entrant.name, entrant.opened, entrant.rounds, base.rounds, work, *(batch or (1,)))
+        apart = difference(entrant.outputs, base.outputs)
+        memory = entrant.memory
+        systems.append(replace(found, difference=apart, peak_bytes=memory.get("peak"), held_bytes=memory.get("held")))
     return BenchResult(
         prepared.label,
         prepared.shapes,
@@ -238,4 +188,5 @@ def _result(
         describe_machine(),
         tuple(systems),
         settings,
+        instances,
     )

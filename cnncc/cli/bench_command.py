@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,42 +15,76 @@ from cnncc.cli.common import ShapeType, console, json_option, print_json
 @click.option(
     "--against",
     default="",
-    help="Other systems, separated by commas: torch, torch-compile, onnxruntime, openvino, ncnn.",
+    help="Other systems, separated by commas: torch, torch-channels-last, torch-compile, onnxruntime, openvino, ncnn; "
+    "cnncc-strict and cnncc-fast are cnncc at another accuracy.",
 )
 @click.option("--shape", "shapes", multiple=True, type=ShapeType(), help="Fix an input's shape; repeatable.")
-@click.option("--threads", type=click.IntRange(1), help="Threads on every side.  [default: the processors]")
+@click.option("--threads", type=click.IntRange(1), help="Threads of each instance.  [default: the processors]")
+@click.option(
+    "--instances",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="More than one: throughput of so many runs at once.",
+)
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--duration", type=float, default=0.7, show_default=True, help="Seconds per system and round.")
 @click.option(
     "--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True, help="cpu: processor time."
 )
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Write a chart to this .png or .svg file.")
 @json_option
 def command(
     model: str,
     against: str,
     shapes: Any,
     threads: int | None,
+    instances: int,
     batch: int,
     rounds: int,
     duration: float,
     clock: Any,
+    plot_file: Path | None,
     as_json: bool,
 ) -> None:
     """Time MODEL (.onnx file, or module:function that returns a torch module), alone or against other systems.
 
-    Each system runs in its own process, in alternating rounds, with the same number of threads.
+    Each system runs in its own process, in alternating rounds, with the same number of threads. A ratio above 1 means
+    that the other system takes longer; beside it stands its 95 percent confidence interval.
     """
     from cnncc.bench import run_bench, table
+    from cnncc.bench.plot import check_plot, plot
 
-    out = console()
+    if plot_file is not None:
+        check_plot(plot_file)
     names = [n.strip() for n in against.split(",") if n.strip()]
     fixed = {k: tuple(int(d) for d in v) for k, v in dict(shapes).items()} or None
-    if as_json:
-        print_json(run_bench(model, names, threads, rounds, duration, shapes=fixed, batch=batch, clock=clock).to_dict())
-        return
-    with out.status("starting") as status:
+    with console().status("starting") if not as_json else _Quiet() as status:
         result = run_bench(
-            model, names, threads, rounds, duration, shapes=fixed, batch=batch, clock=clock, progress=status.update
+            *(model, names, threads, rounds, duration),
+            shapes=fixed,
+            batch=batch,
+            clock=clock,
+            instances=instances,
+            progress=status.update,
         )
-    out.print(table(result))
+    if plot_file is not None:
+        plot(result, plot_file)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        console().print(table(result))
+
+
+class _Quiet:
+    """Stands where rich's status would."""
+
+    def __enter__(self) -> _Quiet:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def update(self, text: str) -> None:
+        """Nothing is shown."""

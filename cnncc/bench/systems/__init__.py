@@ -19,7 +19,10 @@ class MissingError(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is asked to open. Paths are of files that outlive the worker."""
+    """What a worker is asked to open. Paths are of files that outlive the worker.
+
+    `instances`: how many runs are to be possible at once, with `threads` threads each.
+    """
 
     onnx: str
     feeds: dict[str, np.ndarray]
@@ -27,15 +30,20 @@ class Job:
     scratch: str
     torch: str | None = None  # "module:function" of the torch module, where the model came from one
     options: dict[str, Any] = field(default_factory=dict)
+    instances: int = 1
 
 
 @dataclass(frozen=True)
 class Session:
-    """An opened model: `run` is what is timed, `fetch` turns its result into arrays in the order of the outputs."""
+    """An opened model: `run` is what is timed, `fetch` turns its result into arrays in the order of the outputs.
+
+    `lanes`: what is timed where several instances are wanted: functions that may run at once, each on one thread.
+    """
 
     version: str
     run: Callable[[], Any]
     fetch: Callable[[Any], Sequence[np.ndarray]]
+    lanes: Sequence[Callable[[], Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,11 @@ class System:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+_CNNCC = ("tvm", "tvm_ffi_orcjit")
 _TABLE = (
-    System("cnncc", "cnncc_system", ()),
-    System("cnncc-strict", "cnncc_system", (), {"accuracy": "strict"}),
-    System("cnncc-fast", "cnncc_system", (), {"accuracy": "fast"}),
+    System("cnncc", "cnncc_system", _CNNCC),
+    System("cnncc-strict", "cnncc_system", _CNNCC, {"accuracy": "strict"}),
+    System("cnncc-fast", "cnncc_system", _CNNCC, {"accuracy": "fast"}),
     System("torch", "torch_system", ("torch",)),
     System("torch-channels-last", "torch_system", ("torch",), {"channels_last": True}),
     System("torch-compile", "torch_system", ("torch",), {"compile": True}),

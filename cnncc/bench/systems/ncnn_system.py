@@ -15,7 +15,7 @@ from cnncc.bench.systems import Job, MissingError, Session
 
 
 def start(job: Job) -> Session:
-    """Converts the file at the shapes of the feeds. ncnn has no batch axis: batch 1 alone."""
+    """Converts the file at the shapes of the feeds. ncnn has no batch axis: batch 1 alone. Instances share the net."""
     import ncnn
 
     if any(array.shape[:1] != (1,) for array in job.feeds.values()):
@@ -45,7 +45,7 @@ def start(job: Job) -> Session:
     def fetch(result: Any) -> Sequence[np.ndarray]:
         return [np.array(mat)[None] for mat in result]
 
-    return Session(version("ncnn"), run, fetch)
+    return Session(version("ncnn"), run, fetch, [run] * job.instances)
 
 
 def _convert(job: Job) -> str:

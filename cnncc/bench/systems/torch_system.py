@@ -48,7 +48,7 @@ def start(job: Job) -> Session:
     def fetch(result: Any) -> Sequence[np.ndarray]:
         return [out.numpy() for out in (result if isinstance(result, (tuple, list)) else (result,))]
 
-    return Session(torch.__version__, run, fetch)
+    return Session(torch.__version__, run, fetch, [run] * job.instances)
 
 
 def _converted(path: str) -> Any:
