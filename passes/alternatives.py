@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
-from typing import TYPE_CHECKING
 
 from cnncc.ir.dims import substitute
 from cnncc.ir.graph import Graph, Node, Value
@@ -18,9 +16,6 @@ from cnncc.targets.describe import describe, family
 from cnncc.targets.problem import HINT
 from cnncc.targets.table import FALLBACK, GENERIC, algorithms
 from cnncc.targets.target import Target
-
-if TYPE_CHECKING:
-    from cnncc.tune.lookup import Tuning
 
 DEFAULT_BOUND = 2e-5  # of the largest result: what accuracy="default" lets an algorithm err
 LAUNCH = 1e-6  # seconds a kernel costs besides its work
@@ -45,7 +40,7 @@ def alternatives(node: Node, target: Target, context: Context) -> list[Alternati
     assert node.body is not None
     found = [*by_algorithm(node, node.body, target, context), *_generic(node.body, target)]
     if context.tuning is not None:
-        found = _measured(node.body, found, context.tuning)
+        found = [replace(a, seconds=context.tuning.seconds(node.body, a.algorithm, a.seconds)) for a in found]
     best: dict[tuple[tuple[Layout, ...], tuple[Layout, ...]], Alternative] = {}
     for alternative in found:
         key = (alternative.operands, alternative.results)
@@ -68,16 +63,6 @@ def _number(dim: object) -> int:
     if isinstance(dim, int):
         return dim
     return int(substitute(dim, {s.name: HINT for s in dim.free_symbols}))  # type: ignore[attr-defined]
-
-
-def _measured(body: Graph, found: list[Alternative], tuning: Tuning) -> list[Alternative]:
-    """Alternatives with measured times in place of modelled ones; the others' scaled as those of the kernel are."""
-    times = {a.algorithm: tuning.seconds(body, a.algorithm) for a in found}
-    ratios = [time / a.seconds for a in found if (time := times[a.algorithm]) is not None]
-    if not ratios:
-        return found
-    scale = median(ratios)
-    return [replace(a, seconds=times[a.algorithm] or a.seconds * scale) for a in found]
 
 
 def by_algorithm(node: Node, body: Graph, target: Target, context: Context) -> Iterable[Alternative]:

@@ -38,10 +38,13 @@ def command(
     need_file(model)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     err = Console(stderr=True)
-    with Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal) as bar:
-        result = tune(
-            model, target, threads, dict(shapes) or None, accuracy, budget, database, watch=_watch(bar, budget)
-        )
+    try:
+        with Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal) as bar:
+            watch = _watch(bar, budget)
+            result = tune(model, target, threads, dict(shapes) or None, accuracy, budget, database, watch=watch)
+    except KeyboardInterrupt:
+        err.print("what was measured is kept: the next call goes on from there")
+        raise
     if as_json:
         print_json(_as_data(result))
         return

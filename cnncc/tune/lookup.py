@@ -33,19 +33,21 @@ class Tuning:
         """Whether a kernel was tuned (it may have kept its default)."""
         return kernel_name(body) in self._verdicts
 
-    def seconds(self, body: Graph, algorithm: str) -> float | None:
-        """The measured time of a kernel with an algorithm, None where there is none.
+    def seconds(self, body: Graph, algorithm: str, modelled: float) -> float:
+        """The time of a kernel with an algorithm: measured where it was, else modelled.
 
         It is in the cost model's measure: divided by how much slower than modelled this machine runs kernels, so that
-        it stands beside the modelled times of others and of layout changes. What did not beat the default beyond noise
-        counts as slower than that.
+        it stands beside the modelled times of other kernels and of layout changes. What did not beat the default beyond
+        noise counts as slower than that; what was not measured is to the default as the model says.
         """
         verdict = self._verdict(body)
-        found = verdict.of(algorithm) if verdict is not None else None
-        if verdict is None or found is None:
-            return None
-        worse = found is not verdict.default and not found.kept
-        return max(found.seconds, WORSE * verdict.default.seconds if worse else 0.0) / self._scale
+        if verdict is None:
+            return modelled
+        default, found = verdict.default, verdict.of(algorithm)
+        if found is None:
+            return modelled * default.seconds / default.modelled / self._scale
+        worse = found is not default and not found.kept
+        return max(found.seconds, WORSE * default.seconds if worse else 0.0) / self._scale
 
     def tile(self, body: Graph, algorithm: Algorithm, problem: Any, target: Target) -> Pairs | None:
         """The tile record that a kernel was tuned to, None where the default's stays.

@@ -26,12 +26,12 @@ def problem_text(problem: Problem) -> str:
 
 def region_text(body: Graph) -> str:
     """What is fused around the anchor, where it matters: `reads2` (tensors as large as the result that the epilogue
-    reads besides), and operations that cost more than an instruction or two, by name. Bias and ReLU are nothing."""
+    reads), and operations that cost more than an instruction or two, by name. Bias and ReLU are nothing."""
     root = anchor(body)
     if root is None:
         return ""
     result = body.outputs[0].type
-    large = sum(v.type.shape == result.shape for v in body.inputs if v not in root.inputs)
+    large = sum(v.type.shape == result.shape and any(n is not root for n in v.users) for v in body.inputs)
     costly = sorted(n.op for n in body.nodes if n is not root and n.op not in CHEAP)
     return " ".join([*([f"reads{large}"] if large else []), *costly])
 

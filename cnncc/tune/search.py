@@ -16,7 +16,7 @@ from cnncc.tune.space import Task, plan
 MOST = 40  # choices of a kernel
 FINALISTS = 3  # measured again in turn with the default
 SLOW = 2.0  # times the best: choices that need not be measured with care
-SHARE = 1.5  # seconds that every kernel gets at least
+SHARE = 2.0  # seconds for every kernel, before what it gets by its weight
 
 
 @dataclass
@@ -52,28 +52,45 @@ class Search:
 
     def run(self, budget: float) -> None:
         """Tunes for so many seconds at most (a trial that has begun ends): the kernels that take most time first, each
-        for its part of the time that is left."""
+        for its part of the time that is left; then again those that have choices left."""
         end = self._clock() + budget
-        for k, task in enumerate(self._tasks):
-            left = end - self._clock()
-            if left <= 0:
-                return
-            rest = sum(t.weight for t in self._tasks[k:])
-            self._watch.on_kernel(k, len(self._tasks), task)
-            self._tune(task, self._clock() + min(left, max(SHARE, left * task.weight / rest)))
+        tasks = list(self._tasks)
+        while tasks and self._clock() < end:
+            unfinished = []
+            for k, task in enumerate(tasks):
+                left = end - self._clock()
+                if left <= 0:
+                    return
+                self._watch.on_kernel(self._tasks.index(task), len(self._tasks), task)
+                if not self._tune(task, self._clock() + _share(tasks[k:], left)):
+                    unfinished.append(task)
+            tasks = unfinished
 
-    def _tune(self, task: Task, end: float) -> None:
+    def _tune(self, task: Task, end: float) -> bool:
+        """Measures choices until a time, and decides; whether none is left."""
         seconds = self._seconds[task.name]
-        before = len(seconds)
+        finalists = self._finalists(task)
+        done = True
         for choice in plan(task, seconds):
-            if len(seconds) >= MOST or (self._clock() >= end and task.default in seconds):
+            if choice in seconds:
+                continue
+            if len(seconds) >= MOST:
                 break
-            if choice not in seconds:
-                self._try(task, choice)
-        if seconds.get(task.default) is None:
-            return  # without a time of the default there is nothing to compare with
-        if len(seconds) > before or task.name not in self.verdicts:
+            if self._clock() >= end and task.default in seconds:
+                done = False
+                break
+            self._try(task, choice)
+            if seconds.get(task.default) is None:
+                return True  # without a time of the default there is nothing to compare with
+        if task.name not in self.verdicts or self._finalists(task) != finalists:
             self._decide(task)
+        return done
+
+    def _finalists(self, task: Task) -> list[Choice]:
+        """The fastest choices, of those that were faster than the default."""
+        seconds = {c: s for c, s in self._seconds[task.name].items() if s is not None}
+        default = seconds.get(task.default, 0.0)
+        return sorted((c for c in seconds if seconds[c] < default), key=lambda c: seconds[c])[:FINALISTS]
 
     def _try(self, task: Task, choice: Choice) -> None:
         seconds = self._seconds[task.name]
@@ -93,7 +110,7 @@ class Search:
         ordered = sorted((c for c in seconds if c != task.default), key=lambda c: seconds[c])
         compared: dict[Choice, Interval] = {}
         times = []
-        for choice in [c for c in ordered if seconds[c] < seconds[task.default]][:FINALISTS]:
+        for choice in self._finalists(task):
             pairs = self._measurer.compare(task, task.default, choice)
             if not isinstance(pairs, Failure):
                 compared[choice] = gain(pairs)
@@ -112,9 +129,15 @@ class Search:
             kept = [m for m in own if m.kept]
             if kept:
                 choices.append(min(kept, key=lambda m: m.seconds))
-            elif own and way is not task.ways[0]:
-                choices.append(own[0])
+            elif way is not task.ways[0]:  # compilations that prefer its layouts will run its own tile
+                choices += [m for m in own if m.choice == way.default]
         verdict = Verdict(self._setting.digest, *task.name, tuple(choices), len(self._seconds[task.name]))
         self._database.add(self._setting, verdict)
         self.verdicts[task.name] = verdict
         self._watch.on_verdict(task, verdict)
+
+
+def _share(tasks: Sequence[Task], left: float) -> float:
+    """The first task's part of the seconds that are left: some for each, the rest by weight."""
+    equal = min(SHARE, left / len(tasks))
+    return equal + (left - equal * len(tasks)) * tasks[0].weight / sum(t.weight for t in tasks)

@@ -63,7 +63,10 @@ class Worker:
         self.constants: tuple[str, ...] = ()
         self.batch = 1
         self.arrays: dict[str, np.ndarray] = {}
+        self.laid: dict[str, Node] = {}  # by algorithm, with the two below
+        self.operands: dict[str, list[list[np.ndarray]]] = {}
         self.built: dict[str, Built] = {}
+        self.count = 0
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """The reply to one request; kernels that cannot be built are replies too."""
@@ -84,6 +87,8 @@ class Worker:
         """The kernel that further requests are about; the last one is forgotten."""
         self.text, self.constants, self.batch = text, tuple(constants), batch
         self.built.clear()
+        self.laid.clear()
+        self.operands.clear()
         graph = parse(text)
         self.arrays = {v.name: _array(v.type, self._extents(v.type.shape), k) for k, v in enumerate(graph.inputs)}
         return {}
@@ -136,29 +141,42 @@ class Worker:
 
     def _build(self, way: dict[str, Any]) -> Built:
         assert self.target is not None
+        algorithm = way["algorithm"]
+        if algorithm not in self.laid:  # the tiles of an algorithm read and write the same layouts
+            self.laid[algorithm] = self._lay_out(algorithm, tuple(way["layouts"]))
+            self.operands[algorithm] = self._make_operands(self.laid[algorithm])
+        node, sets = self.laid[algorithm], self.operands[algorithm]
+        pairs = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in way["tile"])
+        node.attrs = replace(node.attrs, tile=pairs)
+        self.count += 1
+        symbol = f"tuned_{self.count}"
+        made = native.link([build_kernel(lower_kernel(node, self.target).func, self.target, symbol)])
+        from_dlpack = native.import_ffi().from_dlpack
+        built = Built(made.get_function(symbol), [[from_dlpack(a) for a in arrays] for arrays in sets], [])
+        built.run()
+        for value, out in zip(node.outputs, sets[built.turn][len(node.inputs) :], strict=True):
+            built.results.append(value.type.layout.unpack(out, self._extents(value.type.shape)).copy())
+        return built
+
+    def _lay_out(self, algorithm: str, layouts: tuple[str, ...]) -> Node:
+        """The kernel for an algorithm: layouts in its types, weights prepared."""
         graph = parse(self.text)
         (node,) = graph.nodes
         _make_constant(graph, {name: self.arrays[name] for name in self.constants})
-        pairs = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in way["tile"])
-        node.attrs = replace(node.attrs, algorithm=way["algorithm"], layouts=tuple(way["layouts"]), tile=pairs)
+        node.attrs = replace(node.attrs, algorithm=algorithm, layouts=layouts)
         laid = run_passes(graph, [PASSES["lay-out"]], Context(self.target))
-        node = next(n for n in laid.nodes if n.body is not None and n.attrs.tile == pairs)
-        symbol = f"tuned_{len(self.built)}"
-        made = native.link([build_kernel(lower_kernel(node, self.target).func, self.target, symbol)])
-        operands = [v.type.layout.pack(self._logical(v)) for v in node.operands()]
-        shapes = [self._extents(v.type.physical) for v in node.outputs]
-        size = sum(a.nbytes for a in operands) + sum(4 * int(np.prod(s)) for s in shapes)
-        sets, results = [], []
-        for _ in range(max(1, min(COPIES, 4 * self.target.l2 // max(1, size)))):
-            outs = [empty(s, v.type.numpy) for s, v in zip(shapes, node.outputs, strict=True)]
-            sets.append([_tensor(a) for a in [*(aligned(a.copy()) for a in operands), *outs]])
-            results = outs
-        built = Built(made.get_function(symbol), sets, [])
-        built.turn = len(sets) - 2
-        built.run()  # the last set
-        for value, out in zip(node.outputs, results, strict=True):
-            built.results.append(value.type.layout.unpack(out, self._extents(value.type.shape)).copy())
-        return built
+        return next(n for n in laid.nodes if n.body is not None and n.attrs.algorithm == algorithm)
+
+    def _make_operands(self, node: Node) -> list[list[np.ndarray]]:
+        """Copies of the operands and places for the results, in their layouts."""
+        assert self.target is not None
+        operands = [aligned(v.type.layout.pack(self._logical(v))) for v in node.operands()]
+        results = [empty(self._extents(v.type.physical), v.type.numpy) for v in node.outputs]
+        sets = [[*operands, *results]]
+        size = sum(a.nbytes for a in sets[0])
+        for _ in range(min(COPIES, 4 * self.target.l2 // max(1, size)) - 1):
+            sets.append([aligned(a.copy()) for a in operands] + [empty(a.shape, a.dtype) for a in results])
+        return sets
 
     def _logical(self, value: Value) -> np.ndarray:
         """The array of an operand, which may stand behind a change of layout."""
@@ -183,10 +201,6 @@ def _make_constant(graph: Graph, arrays: dict[str, np.ndarray]) -> None:
     for value in [v for v in graph.inputs if v.name in arrays]:
         graph.inputs.remove(value)
         graph.replace(value, graph.add_constant(arrays[value.name], value.name))
-
-
-def _tensor(array: np.ndarray) -> Any:
-    return native.import_ffi().from_dlpack(array)
 
 
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:
