@@ -134,10 +134,11 @@ class Worker:
 
     def do_memory(self) -> dict[str, Any]:
         """Bytes resident beyond those of a bare worker: the most so far, and now."""
-        most, now = _memory("VmHWM"), _memory("VmRSS")
+        now, most = _memory("VmRSS"), _memory("VmHWM")
         if self.bare is None or most is None or now is None:
             return {"peak": None, "held": None}
-        return {"peak": max(0, most - self.bare), "held": max(0, now - self.bare)}
+        # (The system brings its counters up to date at different times.)
+        return {"peak": max(0, most - self.bare, now - self.bare), "held": max(0, now - self.bare)}
 
     def do_outputs(self, path: str) -> dict[str, Any]:
         """Writes the outputs of one run."""
