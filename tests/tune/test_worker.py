@@ -43,20 +43,20 @@ def test_every_algorithm_of_every_kernel_runs_and_agrees(inside, batch):
                 assert reply["ok"], (choice, reply)
                 assert reply["seconds"] > 0
                 assert reply["error"] < TOLERANCE, choice
-        assert len(inside.operands) == len(task.ways)
+        assert len(inside.kernels) == len(task.ways)
 
 
-def test_operands_are_rotated_and_padded_lanes_are_numbers(inside):
+def test_operands_are_rotated(inside):
     task = find_tasks(small(), TARGET, "default")[0]
     opened(inside, task)
-    kernel = inside._built(_way(task, task.default))
-    assert len(kernel.sets) > 1
-    before = kernel.turn
-    kernel.run()
-    assert kernel.turn == (before + 1) % len(kernel.sets)
-    addresses = {a.ctypes.data for arrays in inside.operands[task.default.algorithm] for a in arrays}
-    assert len(addresses) == len(kernel.sets) * len(kernel.sets[0])
-    assert all(address % 64 == 0 for address in addresses)
+    made = inside._built(_way(task, task.default))
+    copies = inside.kernels[task.default.algorithm].copies
+    program = made.executable.program
+    assert len(copies) > 1
+    assert made.calls == len(program.calls)
+    assert made.calls % len(copies) == 0
+    assert len({call.buffers for call in program.calls}) == len(copies)
+    assert len({id(a) for arrays in copies for a in arrays}) == len(copies) * len(copies[0])
 
 
 def test_comparisons_are_pairs(inside):
