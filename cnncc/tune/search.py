@@ -71,7 +71,7 @@ class Search:
         seconds = self._seconds[task.name]
         finalists = self._finalists(task)
         done = True
-        for choice in plan(task, seconds):
+        for choice in plan(task, seconds, self._hints(task)):
             if choice in seconds:
                 continue
             if len(seconds) >= MOST:
@@ -85,6 +85,11 @@ class Search:
         if task.name not in self.verdicts or self._finalists(task) != finalists:
             self._decide(task)
         return done
+
+    def _hints(self, task: Task) -> list[Choice]:
+        """What was kept for the same problem with something else fused around it."""
+        same = (v for name, v in self.verdicts.items() if name[0] == task.name[0] and name != task.name)
+        return [m.choice for v in same for m in v.choices if m.kept]
 
     def _finalists(self, task: Task) -> list[Choice]:
         """The fastest choices, of those that were faster than the default."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -113,10 +113,15 @@ def _alone(node: Node, body: Graph) -> tuple[str, tuple[str, ...]]:
     return str(graph), tuple(alone.name for value, alone in inputs.items() if value.is_constant)
 
 
-def plan(task: Task, seconds: dict[Choice, float | None], near: float = 1.5) -> Iterator[Choice]:
-    """Choices in the order in which to measure them: every algorithm with its own tile, then the tiles of those that
-    came within `near` of the best, in turn. `seconds` is what was measured until then (None: it failed)."""
+def plan(
+    task: Task, seconds: dict[Choice, float | None], hints: Sequence[Choice] = (), near: float = 1.5
+) -> Iterator[Choice]:
+    """Choices in the order in which to measure them: every algorithm with its own tile, the hints, then the tiles of
+    the algorithms that came within `near` of the best, in turn. `seconds` is what was measured until then (None: it
+    failed)."""
     yield from (way.default for way in task.ways)
+    names = {way.default.algorithm for way in task.ways}
+    yield from (choice for choice in hints if choice.algorithm in names)
     queues = {way.default.algorithm: task.candidates(way.default.algorithm) for way in task.ways}
     while queues:
         for algorithm in list(queues):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -213,3 +214,17 @@ def test_the_caller_is_told(database):
     assert events[1] == ("trial", 1.0)
     assert events[2] == ("trial", 2.0)
     assert events[-1][0] == "verdict"
+
+
+def test_what_was_kept_for_the_same_problem_is_tried_early(database):
+    (task,) = one()
+    wanted = list(task.candidates("direct"))[9]
+    other = replace(task, name=(task.name[0], "reads1"))
+
+    def seconds(task, choice):
+        return 0.5 if choice == wanted else 1.0
+
+    fake = Fake(seconds)
+    search([task, other], fake, database).run(10**6)
+    asked = [choice for t, choice in fake.asked if t.name == other.name]
+    assert asked.index(wanted) == len(task.ways)
