@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnncc.errors import UnsupportedError
-from cnncc.ir.graph import Graph, Node
+from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ir.types import Type
 from cnncc.passes.manager import Accuracy, Pass
 from cnncc.targets.target import Target
 
 if TYPE_CHECKING:
+    from cnncc.kernels.build import KernelSource
+    from cnncc.passes.memory import Plan
     from cnncc.runtime.executable import Executable
     from cnncc.tune.lookup import Tuning
 
@@ -121,6 +123,80 @@ def _is_torch(model: Any) -> bool:
     return any(c.__module__.split(".")[0] == "torch" and c.__name__ == "Module" for c in type(model).__mro__)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A graph ready to be built: its kernels by symbol, who calls which, and where every value lies.
+
+    calls: the rows of the report, one for each kernel call, as plain data; callers: their nodes. updates: inputs that
+    are state, and the outputs that replace them.
+    """
+
+    graph: Graph
+    plan: Plan
+    symbols: Mapping[Node, str]
+    sources: Mapping[str, KernelSource]
+    workspaces: Mapping[Node, tuple[Type, ...]]
+    calls: Sequence[dict[str, Any]]
+    updates: Mapping[Value, Value]
+
+    @property
+    def callers(self) -> list[Node]:
+        """The nodes whose kernels run, in order."""
+        return [n for n in self.graph.nodes if n in self.symbols and n not in self.plan.skipped]
+
+
+def plan_graph(
+    graph: Graph,
+    target: Target,
+    accuracy: Accuracy = "default",
+    progress: Progress | None = None,
+    dump: Path | None = None,
+    state: Mapping[str, str] | None = None,
+    passes: Sequence[Pass] | None = None,
+    tuning: Tuning | None = None,
+    frozen_schedules: bool = False,
+) -> Planned:
+    """Everything before kernels are built: passes, choices, tiles, memory. Arguments as for `compile_graph`."""
+    from cnncc.kernels.build import KernelSource
+    from cnncc.kernels.workspaces import find_workspaces
+    from cnncc.passes import INFERENCE, TRAINING
+    from cnncc.passes.manager import Context, run_passes
+    from cnncc.passes.memory import plan_memory
+    from cnncc.passes.state import order_updates
+    from cnncc.report import describe_calls
+    from cnncc.targets.lower import kernel_key, kernel_symbol, lower_kernel
+
+    progress = progress or Progress()
+    context = Context(target, accuracy, dump=dump, tuning=tuning, frozen=frozen_schedules)
+    laid = run_passes(graph, passes or (INFERENCE if state is None else TRAINING), context)
+    for name, seconds in context.seconds.items():
+        progress.seconds[name] = progress.seconds.get(name, 0.0) + seconds
+        progress.on_stage(name, seconds)
+    start = time.perf_counter()
+    updates = order_updates(laid, state or {})
+
+    symbols: dict[Node, str] = {}
+    sources: dict[str, KernelSource] = {}
+    workspaces: dict[Node, tuple[Type, ...]] = {}
+    extra: dict[str, tuple[Type, ...]] = {}
+    for node in laid.nodes:
+        if node.body is None:
+            continue
+        key = kernel_key(node)
+        symbols[node] = symbol = kernel_symbol(node, key)
+        if symbol not in sources:
+            sources[symbol] = KernelSource(key, lambda n=node: lower_kernel(n, target).func)  # type: ignore[misc]
+            extra[symbol] = find_workspaces(node, sources[symbol], symbol, target)
+        workspaces[node] = extra[symbol]
+    start = progress.stage("find workspaces", start)
+    plan = plan_memory(laid, workspaces)
+    progress.stage("plan-memory", start)
+    used = {symbols[n] for n in symbols if n not in plan.skipped}
+    wanted = {s: sources[s] for s in sources if s in used}
+    calls = describe_calls(laid, plan, symbols, target, context.tuned)
+    return Planned(laid, plan, symbols, wanted, workspaces, calls, updates)
+
+
 def compile_graph(
     graph: Graph,
     target: Target,
@@ -139,54 +215,23 @@ def compile_graph(
     pass may change the weights); initial: their first values.
     """
     from cnncc.assemble import assemble
-    from cnncc.kernels.build import KernelSource, build_all
-    from cnncc.kernels.workspaces import find_workspaces
-    from cnncc.passes import INFERENCE, TRAINING
-    from cnncc.passes.manager import Context, run_passes
-    from cnncc.passes.memory import plan_memory
-    from cnncc.passes.state import order_updates
-    from cnncc.report import describe_calls
+    from cnncc.kernels.build import build_all
     from cnncc.runtime.executable import Executable
-    from cnncc.targets.lower import kernel_key, kernel_symbol, lower_kernel
 
     progress = progress or Progress()
+    made = plan_graph(graph, target, accuracy, progress, dump, state, passes, tuning, frozen_schedules)
     start = time.perf_counter()
-    context = Context(target, accuracy, dump=dump, tuning=tuning, frozen=frozen_schedules)
-    laid = run_passes(graph, passes or (INFERENCE if state is None else TRAINING), context)
-    for name, seconds in context.seconds.items():
-        progress.seconds[name] = progress.seconds.get(name, 0.0) + seconds
-        progress.on_stage(name, seconds)
-    start = time.perf_counter()
-    pairs = order_updates(laid, state or {})
-
-    symbols: dict[Node, str] = {}
-    sources: dict[str, KernelSource] = {}
-    workspaces: dict[Node, tuple[Type, ...]] = {}
-    extra: dict[str, tuple[Type, ...]] = {}
-    for node in laid.nodes:
-        if node.body is None:
-            continue
-        key = kernel_key(node)
-        symbols[node] = symbol = kernel_symbol(node, key)
-        if symbol not in sources:
-            sources[symbol] = KernelSource(key, lambda n=node: lower_kernel(n, target).func)  # type: ignore[misc]
-            extra[symbol] = find_workspaces(node, sources[symbol], symbol, target)
-        workspaces[node] = extra[symbol]
-    start = progress.stage("find workspaces", start)
-    plan = plan_memory(laid, workspaces)
-    start = progress.stage("plan-memory", start)
-    used = {symbols[n] for n in laid.nodes if n not in plan.skipped}
-    calls = describe_calls(laid, plan, symbols, target, context.tuned)
-    notes: dict[str, Any] = {"name": graph.name, "accuracy": accuracy, "calls": calls}
-    wanted = {s: sources[s] for s in sources if s in used}
+    notes: dict[str, Any] = {"name": graph.name, "accuracy": accuracy, "calls": made.calls}
     if target.kind == "cuda":
         from cnncc.targets.cuda.objects import NOTE, build_objects
 
-        objects, notes[NOTE] = build_objects(wanted, target, progress=progress.on_kernel)
+        objects, notes[NOTE] = build_objects(made.sources, target, progress=progress.on_kernel)
     else:
-        objects = build_all(wanted, target, progress=progress.on_kernel)
+        objects = build_all(made.sources, target, progress=progress.on_kernel)
     start = progress.stage("build kernels", start)
-    program = assemble(laid, plan, symbols, objects, workspaces, target, notes, pairs, initial)
+    program = assemble(
+        made.graph, made.plan, made.symbols, objects, made.workspaces, target, notes, made.updates, initial
+    )
     executable = Executable(program, elsewhere=True)
     progress.stage("load", start)
     return executable

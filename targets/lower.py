@@ -35,6 +35,17 @@ class Lowered:
     recipe: str
 
 
+@dataclass(frozen=True)
+class Defined:
+    """A kernel before it is scheduled: te tensors of its operands and results, the algorithm's tiles (None without an
+    algorithm), and what lowered the operations."""
+
+    arguments: Sequence[Any]
+    results: Sequence[Any]
+    tile: Any
+    c: Lowering
+
+
 def kernel_key(node: Node) -> str:
     """All that a kernel's code depends on, besides the target: the body with numbered names, algorithm and tiles."""
     assert node.body is not None
@@ -49,23 +60,35 @@ def kernel_symbol(node: Node, key: str) -> str:
     return f"{'_'.join(ops)}_{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
-def lower_kernel(node: Node, target: Target) -> Lowered:
-    """Define and schedule a kernel."""
+def define_kernel(node: Node, target: Target) -> Defined:
+    """The te definition of a kernel: its anchor by the chosen algorithm, everything else where it is read."""
     import_tvm()
-    from tvm import IRModule, s_tir, te
-
     assert node.body is not None
     evaluator = _Evaluator(node.body, target)
     results = evaluator.results(node)
-    func = te.create_prim_func([*evaluator.arguments, *results])
-    if node.attrs.in_place:
-        func = func.with_attr("tirx.noalias", False)
+    return Defined(evaluator.arguments, results, evaluator.tile, evaluator.c)
+
+
+def unscheduled(node: Node, defined: Defined) -> Any:
+    """The definition as a PrimFunc of plain loops."""
+    from tvm import te
+
+    func = te.create_prim_func([*defined.arguments, *defined.results])
+    return func.with_attr("tirx.noalias", False) if node.attrs.in_place else func
+
+
+def lower_kernel(node: Node, target: Target) -> Lowered:
+    """Define and schedule a kernel."""
+    defined = define_kernel(node, target)
+    from tvm import IRModule, s_tir
+
+    assert node.body is not None
+    func = unscheduled(node, defined)
     algorithm = find_algorithm(target, node.attrs.algorithm)
     if algorithm is None:
-        return _schedule_generic(func, target, evaluator.c)
-    problem = describe(node.body)
+        return _schedule_generic(func, target, defined.c)
     schedule = s_tir.Schedule(IRModule({"main": func}))
-    algorithm.schedule(schedule, problem, evaluator.tile, target)
+    algorithm.schedule(schedule, describe(node.body), defined.tile, target)
     return Lowered(schedule.mod["main"], (), algorithm.name)
 
 
