@@ -122,6 +122,8 @@ def _show(result: Any) -> None:
         network = result.network
         times = f"{_time(network.default)} with the defaults, {_time(network.tuned)} tuned"
         out.print(f"the network: {times}, gain {_interval(network.gain)}", markup=False)
+        if network.gain[2] < 1:
+            out.print("it is slower, though its kernels alone are faster: compile it with --tuning off", markup=False)
 
 
 def _time(seconds: float) -> str:

@@ -11,10 +11,11 @@ from cnncc.errors import ModelFileError
 from cnncc.kernels.cache import Cache, versions
 from cnncc.targets.machine import processor
 from cnncc.targets.target import Target
-from cnncc.tune.records import Choice, Setting, Trial, Verdict, decode, encode
+from cnncc.tune.records import FORMAT, Choice, Setting, Trial, Verdict, decode, encode
 
 _log = logging.getLogger("cnncc")
 Name = tuple[str, str]  # a kernel: problem and region
+_TRIAL = f'{{"cnncc-tuning":{FORMAT},"kind":"trial",'  # what lines of trials begin with
 
 
 def find_setting(target: Target, accuracy: str) -> Setting:
@@ -52,8 +53,9 @@ class Database:
         self.path = path
         self._settings: set[str] = set()
 
-    def read(self, setting: Setting) -> Contents:
-        """The records of a setting. Lines that are damaged or of another version are reported and skipped.
+    def read(self, setting: Setting, trials: bool = True) -> Contents:
+        """The records of a setting. Lines that are damaged or of another version are reported and skipped. `trials`:
+        with single measurements, which are most of the lines and no concern of compilations.
 
         Raises ModelFileError where the file cannot be read.
         """
@@ -67,7 +69,7 @@ class Database:
             raise ModelFileError(f"{self.path}: the tuning database cannot be read: {error.strerror}") from None
         skipped: list[str] = []
         for number, line in enumerate(text.split("\n"), 1):
-            if not line.strip():
+            if not line.strip() or (not trials and line.startswith(_TRIAL)):
                 continue
             try:
                 record = decode(line)

@@ -12,6 +12,7 @@ from cnncc.errors import ModelFileError
 from cnncc.ir.graph import Graph
 from cnncc.passes.tiles import tile_pairs
 from cnncc.targets.algorithm import Algorithm
+from cnncc.targets.table import registered
 from cnncc.targets.target import Target
 from cnncc.tune.database import Contents, Database, default_path, find_setting
 from cnncc.tune.records import Measured, Pairs, Verdict
@@ -52,7 +53,7 @@ class Tuning:
     def tile(self, body: Graph, algorithm: Algorithm, problem: Any, target: Target) -> Pairs | None:
         """The tile record that a kernel was tuned to, None where the default's stays.
 
-        A record that is none of the algorithm's candidates is reported and not used.
+        A record that is no tile of the algorithm is reported and not used.
         """
         verdict = self._verdict(body)
         found = verdict.of(algorithm.name) if verdict is not None else None
@@ -64,13 +65,24 @@ class Tuning:
 
 
 def _checked(found: Measured, algorithm: Algorithm, problem: Any, target: Target) -> Pairs | None:
+    """The tile of a record, if it is a tile of the algorithm.
+
+    A record is for these very sources, so its form tells; those of algorithms from outside may have changed since.
+    """
     pairs = found.choice.tile
-    if pairs == tile_pairs(algorithm.tiles_for(problem, target)):
-        return pairs
-    if algorithm.candidates is not None and any(pairs == tile_pairs(t) for t in algorithm.candidates(problem, target)):
-        return pairs
-    _log.warning("tuning database: %s has no tile %s; the default is used", problem, found.choice)
-    return None
+    default = tile_pairs(algorithm.tiles_for(problem, target))
+    fits = _form(pairs) == _form(default)
+    if fits and pairs != default and algorithm in registered():
+        tiles = algorithm.candidates(problem, target) if algorithm.candidates is not None else iter(())
+        fits = any(pairs == tile_pairs(tile) for tile in tiles)
+    if not fits:
+        _log.warning("tuning database: %s has no tile %s; the default is used", problem, found.choice)
+    return pairs if fits else None
+
+
+def _form(pairs: Pairs) -> list[Any]:
+    """Names and types of a tile record's fields, with the lengths of tuples."""
+    return [(name, [type(v) for v in value] if isinstance(value, tuple) else type(value)) for name, value in pairs]
 
 
 def find_tuning(tuning: str | os.PathLike[str] | None, target: Target, accuracy: str) -> Tuning | None:
@@ -86,4 +98,10 @@ def find_tuning(tuning: str | os.PathLike[str] | None, target: Target, accuracy:
         if tuning is not None:
             raise ModelFileError(f"{path}: there is no such tuning database")
         return None
-    return Tuning(Database(path).read(find_setting(target, accuracy)))
+    try:
+        return Tuning(Database(path).read(find_setting(target, accuracy), trials=False))
+    except ModelFileError as error:
+        if tuning is not None:
+            raise
+        _log.warning("%s; compiling without it", error)
+        return None

@@ -100,7 +100,7 @@ def tune(
     verdicts = tuple(search.verdicts.get(task.name) for task in tasks)
     network = None
     if measure_network and any(v is not None and any(m.kept for m in v.choices) for v in verdicts):
-        network = compare_network(graph, machine, accuracy, Tuning(store.read(setting)))
+        network = compare_network(graph, machine, accuracy, Tuning(store.read(setting, trials=False)))
     return TuneResult(path, tuple(tasks), verdicts, network)
 
 

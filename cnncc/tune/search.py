@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from cnncc.tune.measure import Failure, Measurer
 from cnncc.tune.records import Choice, Measured, Setting, Trial, Verdict
 from cnncc.tune.space import Task, plan
 
+_log = logging.getLogger("cnncc.tune")
 MOST = 40  # choices of a kernel
 FINALISTS = 3  # measured again in turn with the default
 SLOW = 2.0  # times the best: choices that need not be measured with care
@@ -48,6 +50,9 @@ class Search:
         self._clock = clock
         known = database.read(setting)
         self._seconds = {t.name: {c: r.seconds for c, r in known.trials.get(t.name, {}).items()} for t in tasks}
+        for task in tasks:  # without a time of the default a kernel would never be tuned
+            if self._seconds[task.name].get(task.default, 0.0) is None:
+                del self._seconds[task.name][task.default]
         self.verdicts = {t.name: known.verdicts[t.name] for t in tasks if t.name in known.verdicts}
 
     def run(self, budget: float) -> None:
@@ -104,6 +109,7 @@ class Search:
         failed = isinstance(outcome, Failure)
         seconds[choice] = None if isinstance(outcome, Failure) else outcome
         reason = outcome.reason if isinstance(outcome, Failure) else ""
+        _log.debug("%s: %s: %s", task.name[0], choice, outcome)
         self._database.add(self._setting, Trial(self._setting.digest, *task.name, choice, seconds[choice], reason))
         default = seconds[task.default]
         best = min(best, seconds[choice] or best)

@@ -53,6 +53,14 @@ def test_the_last_record_counts(database):
     assert database.path.read_text().count('"kind":"setting"') == 1
 
 
+def test_compilations_skip_trials(database):
+    for record in (trial(HERE, A, 2e-3), verdict(HERE, 2)):
+        database.add(HERE, record)
+    found = Database(database.path).read(HERE, trials=False)
+    assert not found.trials
+    assert found.verdicts["p", ""].tried == 2
+
+
 def test_settings_do_not_mix(database):
     database.add(HERE, trial(HERE, A, 1e-3))
     database.add(THERE, trial(THERE, A, 7e-3))

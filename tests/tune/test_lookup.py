@@ -12,6 +12,7 @@ import cnncc
 from cnncc.errors import ModelFileError, ScheduleError
 from cnncc.interpret import interpret
 from cnncc.passes import INFERENCE, Context, run_passes
+from cnncc.targets.table import find_algorithm
 from cnncc.tune.database import Database, find_setting
 from cnncc.tune.lookup import Tuning, find_tuning
 from cnncc.tune.records import Choice, encode
@@ -140,15 +141,40 @@ def test_records_of_another_setting_count_for_nothing(path):
     assert str(laid(find_tuning(path, TARGET, "default"))[0]) == str(laid(None)[0])
 
 
-def test_a_tile_that_is_no_candidate_is_reported_and_not_used(path, caplog):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tile: tile[:-1],
+        lambda tile: (*tile, ("surplus", 1)),
+        lambda tile: tuple((k, (7, 7, 7) if k == "pixels" else v) for k, v in tile),
+        lambda tile: tuple((k, "7" if k == "vectors" else v) for k, v in tile),
+        lambda tile: tuple((k, 1 if k == "parallel" else v) for k, v in tile),
+    ],
+)
+def test_what_is_no_tile_is_reported_and_not_used(path, caplog, change):
     task = task_of(THIRD)
-    pairs = tuple((k, (7,) if k == "pixels" else v) for k, v in task.default.tile)
+    pairs = change(task.default.tile)
     write(path, verdict(task, (Choice(task.default.algorithm, pairs), 1.3)))
     with caplog.at_level(logging.WARNING, "cnncc"):
         graph, context = laid(find_tuning(path, TARGET, "default"))
     assert "has no tile" in caplog.text
     assert str(graph) == str(laid(None)[0])
     assert not context.tuned
+
+
+def test_tiles_of_algorithms_from_outside_must_be_candidates(path, monkeypatch, caplog):
+    task = task_of(THIRD)
+    record = find_algorithm(TARGET, task.default.algorithm)
+    choice = second_choice(task, record.name)
+    write(path, verdict(task, (choice, 1.3)))
+    monkeypatch.setattr("cnncc.tune.lookup.registered", lambda: (record,))
+    assert kernels(laid(find_tuning(path, TARGET, "default"))[0])[THIRD].attrs.tile == choice.tile
+    outside = replace(record, candidates=lambda problem, target: iter(()))
+    monkeypatch.setattr("cnncc.tune.lookup.registered", lambda: (outside,))
+    tuning = find_tuning(path, TARGET, "default")
+    body = next(n.body for n in cnncc.parse(task.text).nodes)
+    assert tuning.tile(body, outside, task.problem, TARGET) is None
+    assert "has no tile" in caplog.text
 
 
 def test_frozen_schedules_list_what_is_missing(path):
@@ -172,6 +198,20 @@ def test_frozen_schedules_without_a_database_list_everything(monkeypatch):
 def test_a_database_that_is_named_must_exist(path):
     with pytest.raises(ModelFileError, match="no such tuning database"):
         cnncc.compile(small(), TARGET, tuning=path)
+
+
+def test_a_users_database_that_cannot_be_read_is_no_error(path, monkeypatch, caplog):
+    write(path, verdict(task_of(THIRD)))
+
+    def unreadable(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "read_bytes", unreadable)
+    monkeypatch.setenv("CNNCC_TUNING", str(path))
+    assert find_tuning(None, TARGET, "default") is None
+    assert "compiling without it" in caplog.text
+    with pytest.raises(ModelFileError, match="Permission denied"):
+        find_tuning(path, TARGET, "default")
 
 
 def test_the_users_database(path, monkeypatch):

@@ -189,6 +189,10 @@ def test_where_the_default_fails_nothing_is_decided(database):
     made.run(10**6)
     assert len(fake.asked) == 1
     assert not made.verdicts
+    again = search(one(), fake := Fake(flat), database)
+    again.run(10**6)
+    assert fake.asked[0][1] == one()[0].default
+    assert again.verdicts
 
 
 def test_a_comparison_that_fails_keeps_the_default(database):
