@@ -12,6 +12,7 @@ from cnncc.passes.layouts import lay_out
 from cnncc.passes.manager import Context, Pass, Step, run_passes
 from cnncc.passes.outputs import separate_outputs
 from cnncc.passes.pads import fold_pad
+from cnncc.passes.products import flatten_matmul
 from cnncc.passes.regions import propose_kernels
 from cnncc.passes.tiles import choose_tiles
 from cnncc.passes.transposes import sink_transposes
@@ -21,6 +22,7 @@ FOLD_CONSTANTS = Step("fold-constants", fold_constants)
 FOLD_PAD = Step("fold-pad", fold_pad)
 FOLD_BATCHNORM = Step("fold-batchnorm", fold_batchnorm)
 SINK_TRANSPOSES = Step("sink-transposes", sink_transposes)
+FLATTEN_MATMUL = Step("flatten-matmul", flatten_matmul)
 LOWER_CONV_TRANSPOSE = Step("lower-conv-transpose", lower_conv_transpose)
 MERGE_DUPLICATES = Step("merge-duplicates", merge_duplicates)
 REMOVE_DEAD = Step("remove-dead", lambda graph, context: graph.tidy())
@@ -39,6 +41,7 @@ INFERENCE: tuple[Pass, ...] = (
     FOLD_PAD,
     FOLD_BATCHNORM,
     LOWER_CONV_TRANSPOSE,
+    FLATTEN_MATMUL,
     CANONICALIZE,
     FOLD_CONSTANTS,
     MERGE_DUPLICATES,
@@ -52,6 +55,7 @@ TRAINING: tuple[Pass, ...] = (
     CANONICALIZE,
     FOLD_PAD,
     LOWER_CONV_TRANSPOSE,
+    FLATTEN_MATMUL,
     CANONICALIZE,
     FOLD_CONSTANTS,
     MERGE_DUPLICATES,

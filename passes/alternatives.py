@@ -22,6 +22,7 @@ LAUNCH = 1e-6  # seconds a kernel costs besides its work
 # Of the FMA peak, for products that no algorithm takes; on a GPU never preferred to an algorithm, however small.
 FALLBACK_EFFICIENCY = {"cpu": 0.04, "cuda": 1e-6}
 FALLBACK_SLOWDOWN = 8  # against reading and writing once, for other anchors scheduled from their definition
+REDUCTIONS = ("reduce_", "softmax", "log_softmax", "arg", "layer_norm", "instance_norm", "group_norm")
 CHANNELWISE = ("pad", "resize", "reduce_", "adaptive", "average_pool", "max_pool", "slice", "concat", "interleave")
 
 
@@ -128,7 +129,7 @@ def _generic(body: Graph, target: Target) -> Iterable[Alternative]:
         peak = target.gflops_per_core * 1e9 * target.threads * FALLBACK_EFFICIENCY[target.kind]
         yield Alternative(FALLBACK, plain_in, plain_out, seconds + 2 * problem.macs / peak)
         return
-    name = GENERIC if root is None or root.op.startswith(("reduce_", "softmax", "log_softmax", "arg")) else FALLBACK
+    name = GENERIC if root is None or root.op.startswith(REDUCTIONS) else FALLBACK
     seconds *= FALLBACK_SLOWDOWN if name == FALLBACK else 1
     yield Alternative(name, plain_in, plain_out, seconds)
     if target.kind != "cpu":

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cnncc.ir.dims import Dim
+from cnncc.ir.dims import Dim, product, substitute
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import anchor
 from cnncc.ops.window import geometry
-from cnncc.targets.problem import ConvProblem, MatmulProblem, PoolProblem
+from cnncc.targets.problem import HINT, ConvProblem, MatmulProblem, PoolProblem
 
 Problem = ConvProblem | MatmulProblem | PoolProblem
 
@@ -55,11 +55,27 @@ def _conv(node: Node) -> ConvProblem | None:
 
 def _matmul(node: Node) -> MatmulProblem | None:
     x, w = (v.type for v in node.operands())
-    inner = _numbers((*x.shape[1:], *w.shape))
-    if x.rank != 2 or w.rank != 2 or inner is None or node.attrs.transpose_x:
+    lead = x.shape[:-2]
+    stacked = x.rank > 2 and w.shape[:-2] == lead
+    inner = _numbers((x.shape[-1], *w.shape[-2:]))
+    if node.attrs.transpose_x or inner is None or not (stacked or x.rank == w.rank == 2):
         return None
-    n, k = w.shape if node.attrs.transpose_w else w.shape[::-1]
-    return MatmulProblem(_batch(x.shape[0]), k, n, node.attrs.transpose_w, 1, x.dtype)
+    k, n = inner[1:] if not node.attrs.transpose_w else inner[:0:-1]
+    return MatmulProblem(
+        _batch(x.shape[-2]),
+        k,
+        n,
+        node.attrs.transpose_w,
+        _hinted(product(lead)),
+        x.dtype,
+        _hinted(x.shape[-2]),
+        stacked,
+    )
+
+
+def _hinted(dim: Dim) -> int:
+    """A dimension at the batch that decisions assume."""
+    return dim if isinstance(dim, int) else int(substitute(dim, {s.name: HINT for s in dim.free_symbols}))
 
 
 def _pool(node: Node) -> PoolProblem | None:

@@ -122,7 +122,8 @@ class ConvProblem:
 
 @dataclass(frozen=True)
 class MatmulProblem:
-    """y[m, n] = sum_k x[m, k] * w[k, n] (or w[n, k] where `transposed`), `batch` times. `m` may be a symbol's name."""
+    """y[m, n] = sum_k x[m, k] * w[k, n] (or w[n, k] where `transposed`), `batch` times. `m` may be a symbol's name.
+    `stacked`: the operands have batch axes, however many; `batch` is what decisions assume of their product."""
 
     m: int | str
     k: int
@@ -131,6 +132,7 @@ class MatmulProblem:
     batch: int = 1
     dtype: str = "f32"
     hint: int = HINT
+    stacked: bool = False
 
     @property
     def rows(self) -> int:
@@ -146,7 +148,8 @@ class MatmulProblem:
         batch = f" b{self.batch}" if self.batch != 1 else ""
         order = " nk" if self.transposed else " kn"
         dtype = "" if self.dtype == "f32" else f" {self.dtype}"
-        return f"matmul{batch} m{self.m} k{self.k} n{self.n}{order}{dtype}"
+        stacked = " stacked" if self.stacked else ""
+        return f"matmul{batch} m{self.m} k{self.k} n{self.n}{order}{dtype}{stacked}"
 
     @staticmethod
     def parse(text: str) -> MatmulProblem:
@@ -157,6 +160,8 @@ class MatmulProblem:
         for word in words[1:]:
             if word in ("nk", "kn"):
                 known["transposed"] = "yes" if word == "nk" else ""
+            elif word == "stacked":
+                known["stacked"] = "yes"
             elif word in ("f32", "f64", "f16", "bf16"):
                 known["dtype"] = word
             elif word[0] in names:
@@ -167,7 +172,7 @@ class MatmulProblem:
             m = known["m"]
             return MatmulProblem(
                 int(m) if m.isdigit() else m, int(known["k"]), int(known["n"]), bool(known["transposed"]),
-                int(known["batch"]), known["dtype"],
+                int(known["batch"]), known["dtype"], stacked="stacked" in known,
             )  # fmt: skip
         except (KeyError, ValueError) as error:
             raise GraphError(f"not a matrix product: {text!r} ({error})") from None

@@ -37,7 +37,18 @@ def _own(kind: str) -> tuple[Algorithm, ...]:
 
 @functools.cache
 def _cpu() -> tuple[Algorithm, ...]:
-    from cnncc.targets.cpu import dense, depthwise, direct, first_layer, grouped, lanes, pointwise, pool, winograd
+    from cnncc.targets.cpu import (
+        batched,
+        dense,
+        depthwise,
+        direct,
+        first_layer,
+        grouped,
+        lanes,
+        pointwise,
+        pool,
+        winograd,
+    )
 
     return (
         winograd.WINOGRAD_F2,
@@ -50,6 +61,7 @@ def _cpu() -> tuple[Algorithm, ...]:
         lanes.ALGORITHM,
         grouped.ALGORITHM,
         dense.ALGORITHM,
+        batched.ALGORITHM,
         pool.pool_blocked,
         pool.pool_plain,
     )

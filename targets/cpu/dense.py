@@ -57,8 +57,8 @@ def applies(problem: MatmulProblem, target: Target) -> str | None:
     """Why not, or None: float32, one product, at least one term."""
     if problem.dtype != "f32":
         return f"it is for f32, got {problem.dtype}"
-    if problem.batch != 1:
-        return f"it is for a single product, got {problem.batch}"
+    if problem.batch != 1 or problem.stacked:
+        return f"it is for a single product of matrices, got {problem}"
     if min(problem.k, problem.n) < 1 or problem.m == 0:
         return f"it needs at least one row, term and output, got {problem}"
     return None
@@ -68,6 +68,8 @@ def panel_of(problem: MatmulProblem, target: Target) -> int:
     """Outputs of a panel: enough vectors to hide the latency of a multiply-add, and little padding."""
     lanes = target.lanes()
     most = 4 if target.vector_registers > 16 or problem.m == 1 else 2
+    while problem.m != 1 and most > 1 and 4 * problem.k * most * lanes > target.l2 // 2:
+        most -= 1  # every tile of rows reads the panel again
     return lanes * min(range(1, most + 1), key=lambda v: (ceil_div(problem.n, v * lanes) * v * SLOWDOWN[v], -v))
 
 
@@ -90,7 +92,8 @@ def candidates(problem: MatmulProblem, target: Target) -> Iterator[DenseTile]:
 
 def _tiles(problem: MatmulProblem, target: Target) -> list[DenseTile]:
     panel, lanes = panel_of(problem, target), target.lanes()
-    rows = range(1, min(12, problem.rows) + 1) if isinstance(problem.m, int) else [SYMBOLIC_ROWS]
+    known = isinstance(problem.m, int) or problem.rows > SYMBOLIC_ROWS
+    rows = range(1, min(12, problem.rows) + 1) if known else [SYMBOLIC_ROWS]
     strip = problem.m == 1 and not problem.transposed and problem.k > STRIP
     return [
         DenseTile(r, panel, lanes, chunk, STRIP if strip else problem.k, parallel)

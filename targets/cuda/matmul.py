@@ -38,6 +38,8 @@ def _applies(problem: MatmulProblem, target: Target) -> str | None:
         return f"this product is for CUDA targets, got {target.name}"
     if problem.dtype != "f32":
         return f"this product is for float32, got {problem.dtype}"
+    if problem.stacked:
+        return f"its operands must be matrices, got {problem}"
     return None
 
 
