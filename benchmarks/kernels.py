@@ -1,10 +1,11 @@
 """Kernels alone, in percent of the FMA peak measured in between.
 
-    python benchmarks/kernels.py "conv n1 ic64 h56 w56 oc64 k3x3 s1x1 p1x1" --algorithm direct --threads 1,2
-    python benchmarks/kernels.py --network resnet50 --target avx2
+    python -m benchmarks.kernels "conv n1 ic64 h56 w56 oc64 k3x3 s1x1 p1x1" --algorithm direct --threads 1,2
+    python -m benchmarks.kernels --network resnet50 --target avx2
+    python -m benchmarks.kernels --network resnet50 --against torch       # oneDNN, called through PyTorch
 
 Each kernel has bias and ReLU, is compared with the definition, and is timed in rounds that alternate with a loop of
-nothing but fused multiply-adds; the best round of each counts.
+nothing but fused multiply-adds and with the peer, which runs in a process of its own; the best round of each counts.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmarks.onednn import Peer, Problem, parse
 from cnncc.errors import CnnccError
 from cnncc.runtime.peak import measure_peak
-from cnncc.targets.problem import ConvProblem, MatmulProblem
+from cnncc.targets.algorithm import Algorithm
+from cnncc.targets.problem import ConvProblem
 from cnncc.targets.table import algorithms
 from cnncc.targets.target import Target
 
@@ -84,17 +88,25 @@ NETWORKS: dict[str, list[str]] = {
 }  # fmt: skip
 
 
-def parse(text: str) -> ConvProblem | MatmulProblem:
-    """A problem from its text."""
-    return MatmulProblem.parse(text) if text.startswith("matmul") else ConvProblem.parse(text)
+@dataclass
+class Entrant:
+    """A kernel of ours, or a form of the peer: how it is timed for some seconds, and its best time so far."""
+
+    name: str
+    time: Callable[[float], float]
+    notes: str = ""
+    algorithm: Algorithm | None = None
+    tile: Any = None
+    best: float = float("inf")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Times the problems, one line each; exit code 1 where a result is wrong."""
+    """Times the problems, one line for each algorithm; exit code 1 where a result is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("problems", nargs="*")
     parser.add_argument("--network", action="append", choices=sorted(NETWORKS), default=[])
     parser.add_argument("--algorithm", default="", help="comma-separated names; default: those that apply")
+    parser.add_argument("--against", choices=["torch"], help="oneDNN through PyTorch, on the same problems")
     parser.add_argument("--threads", default="1")
     parser.add_argument("--target", default="avx512", choices=sorted(TARGETS))
     parser.add_argument("--seconds", type=float, default=0.15, help="measuring time per kernel")
@@ -103,16 +115,46 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["TVM_NUM_THREADS"] = str(max(counts))
     texts = options.problems + [text for name in options.network for text in NETWORKS[name]]
     wrong = 0
-    for text in texts:
-        for threads in counts:
-            target = replace(TARGETS[options.target], threads=threads)
-            wrong += _show(parse(text), target, options.algorithm, options.seconds)
+    for threads in counts:
+        target = replace(TARGETS[options.target], threads=threads)
+        with ExitStack() as stack:
+            peer = stack.enter_context(Peer(threads)) if options.against else None
+            if peer is not None:
+                print(peer.version())
+            for text in texts:
+                wrong += _show(parse(text), target, options.algorithm, options.seconds, peer)
     return 1 if wrong else 0
 
 
-def _show(problem: Any, target: Target, names: str, seconds: float) -> int:
+def _show(problem: Problem, target: Target, names: str, seconds: float, peer: Peer | None) -> int:
+    """Times a problem and prints what came out; the number of wrong results."""
+    ours, wrong = _built(problem, target, names)
+    theirs = []
+    if peer is not None:
+        forms = peer.open(problem)
+        theirs = [Entrant(f"torch {form}", lambda s, form=form: peer.round(form, s)) for form in forms]
+    peak = in_turn([*ours, *theirs], target.threads, seconds)
+    best = min((e.best for e in ours), default=None)
+    for entrant in (*ours, *theirs):
+        rate = 2e-9 * problem.macs / entrant.best
+        notes = entrant.notes
+        if entrant.algorithm is not None:
+            model = entrant.algorithm.cost(problem, target, entrant.tile)
+            notes = (
+                f"{model.bytes / entrant.best / 1e9:5.1f} GB/s model {100 * model.seconds / entrant.best:4.0f}% {notes}"
+            )
+        elif best is not None:
+            notes = f"{entrant.best / best:5.2f} of our best"
+        share = f"{entrant.best * 1e6:9.1f} us {rate:7.1f} GF {100 * rate / peak:5.1f}%"
+        print(f"{problem!s:58s} {entrant.name:12s} t{target.threads} {share} {notes}", flush=True)
+    return wrong
+
+
+def _built(problem: Problem, target: Target, names: str) -> tuple[list[Entrant], int]:
+    """The kernels of the algorithms that apply (or are named), and how many of them are wrong."""
     from cnncc.kernels.trial import build
 
+    made: list[Entrant] = []
     wrong = 0
     for algorithm in algorithms(target):
         if names and algorithm.name not in names.split(","):
@@ -131,39 +173,38 @@ def _show(problem: Any, target: Target, names: str, seconds: float) -> int:
             print(f"{problem}  {algorithm.name}: {error}")
             wrong += 1
             continue
-        built = time.perf_counter() - start
+        took = time.perf_counter() - start
         _, tensors = trial.operands()
         error = trial.error()
-        took, peak = alternate(lambda t=trial, a=tensors: t.function(*a), target.threads, seconds)
-        rate = 2e-9 * problem.macs / took
-        model = algorithm.cost(problem, target, trial.tile)
-        moved = model.bytes
         bad = not error < 1e-4
         wrong += bad
-        share = f"{took * 1e6:9.1f} us {rate:7.1f} GF {100 * rate / peak:5.1f}% {moved / took / 1e9:5.1f} GB/s"
-        notes = f"model {100 * model.seconds / took:4.0f}% build {built:4.2f}s err {error:.0e}{' WRONG' if bad else ''}"
-        print(f"{problem!s:58s} {algorithm.name:8s} t{target.threads} {share} {notes} {trial.tile}", flush=True)
-    return wrong
+        notes = f"build {took:4.2f}s err {error:.0e}{' WRONG' if bad else ''} {trial.tile}"
+        run = lambda s, t=trial, a=tensors: _least(lambda: t.function(*a), target.threads, s)  # noqa: E731
+        made.append(Entrant(algorithm.name, run, notes, algorithm, trial.tile))
+    return made, wrong
 
 
-def alternate(run: Callable[[], Any], threads: int, seconds: float) -> tuple[float, float]:
-    """Best time of a run, and the best FMA peak measured in between. One thread: its processor time, so that other
-    processes disturb less."""
+def in_turn(entrants: list[Entrant], threads: int, seconds: float, rounds: int = 3) -> float:
+    """Times entrants in rounds; the best FMA peak measured between them, in GFLOP/s."""
+    peak = 0.0
+    for _ in range(rounds):
+        for entrant in entrants:
+            peak = max(peak, measure_peak(threads, rounds=1))
+            entrant.best = min(entrant.best, entrant.time(seconds / rounds))
+    return peak
+
+
+def _least(run: Callable[[], Any], threads: int, seconds: float) -> float:
+    """The least time of a run. Of one thread its processor time, so that other processes disturb less."""
     clock = time.thread_time if threads == 1 else time.perf_counter
     run()
-    best, peak, spent = float("inf"), 0.0, 0.0
-    rounds = 0
-    while spent < seconds or rounds < 3:
-        peak = max(peak, measure_peak(threads, rounds=1))
-        for _ in range(5):  # (a virtual machine's processor clock may stand still)
-            start = clock()
-            run()
-            took = clock() - start
-            best, spent = min(best, took if took > 0 else best), spent + took
-        rounds += 1
-        if rounds > 60:
-            break
-    return best, peak
+    least, end, count = float("inf"), time.perf_counter() + seconds, 0
+    while time.perf_counter() < end or count < 5:
+        start = clock()
+        run()
+        took = clock() - start
+        least, count = min(least, took) if took > 0 else least, count + 1  # (a virtual clock may stand still)
+    return least
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -162,18 +162,17 @@ class Worker:
         return self.session
 
 
-def serve(requests: IO[str], replies: IO[str]) -> None:
-    """Answers until the requests end."""
-    worker = Worker()
-    for line in requests:
-        replies.write(json.dumps(worker.answer(json.loads(line))) + "\n")
-        replies.flush()
-
-
-if __name__ == "__main__":
+def main(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Answers requests on stdin until they end."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
-        serve(sys.stdin, replies)
+        for line in sys.stdin:
+            replies.write(json.dumps(answer(json.loads(line))) + "\n")
+            replies.flush()
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main(Worker().answer)
