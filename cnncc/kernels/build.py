@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from cnncc.errors import ScheduleError
@@ -26,9 +27,12 @@ class KernelSource:
     make: Callable[[], Any]
 
 
-def build_kernel(func: Any, target: Target, symbol: str) -> bytes:
-    """A scheduled PrimFunc as an object file that defines `symbol`. Raises ScheduleError naming the kernel."""
-    module = _compile(func, target, symbol)
+def build_kernel(func: Any, target: Target, symbol: str, team: bool = False) -> bytes:
+    """A scheduled PrimFunc as an object file that defines `symbol`. Raises ScheduleError naming the kernel.
+
+    `team`: its parallel loops are shared out among the threads that call it (`cnncc.targets.cpu.team`).
+    """
+    module = _compile(func, target, symbol, team)
     try:
         with tempfile.TemporaryDirectory(prefix="cnncc-") as folder:
             path = Path(folder) / "kernel.o"
@@ -43,7 +47,7 @@ def kernel_llvm(func: Any, target: Target, symbol: str, form: str = "ll") -> str
     return str(_compile(func, target, symbol).inspect_source(form))
 
 
-def _compile(func: Any, target: Target, symbol: str) -> Any:
+def _compile(func: Any, target: Target, symbol: str, team: bool = False) -> Any:
     tvm = import_tvm()
 
     from cnncc.targets.cpu.llvm import to_tvm
@@ -51,7 +55,7 @@ def _compile(func: Any, target: Target, symbol: str) -> Any:
 
     module = tvm.IRModule({symbol: func.with_attr("global_symbol", symbol)})
     try:
-        return tvm.compile(module, target=to_tvm(target), tir_pipeline=pipeline()).mod
+        return tvm.compile(module, target=to_tvm(target), tir_pipeline=pipeline(team)).mod
     except (ValueError, TypeError, RuntimeError) as error:
         raise ScheduleError(f"{symbol}: code generation for {target.name} failed: {error}") from error
 
@@ -87,20 +91,30 @@ def build_all(
         progress(len(built), total, "")
 
     def build(symbol: str) -> bytes:
-        made = build_kernel(sources[symbol].make(), target, symbol)
+        made = build_kernel(sources[symbol].make(), target, symbol, target.threads > 1 and symbol != RUN_LOOP)
         store.put(cache_key(sources[symbol], symbol, target), made)
         return made
 
+    # Not futures' `wait`: a Ctrl-C in it leaves their locks taken, and the threads that build wait for ever.
+    results: SimpleQueue[tuple[str, bytes | BaseException]] = SimpleQueue()
+
+    def work(symbol: str) -> None:
+        try:
+            results.put((symbol, build(symbol)))
+        except BaseException as error:
+            results.put((symbol, error))
+
     executor = ThreadPoolExecutor(max_workers=jobs or default_threads(), thread_name_prefix="cnncc-build")
     try:
-        pending: dict[Future[bytes], str] = {executor.submit(build, s): s for s in missing}
-        while pending:
-            done, _ = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                symbol = pending.pop(future)
-                built[symbol] = future.result()
-                if progress is not None:
-                    progress(len(built), total, symbol)
+        for symbol in missing:
+            executor.submit(work, symbol)
+        for _ in missing:
+            symbol, made = results.get()
+            if isinstance(made, BaseException):
+                raise made
+            built[symbol] = made
+            if progress is not None:
+                progress(len(built), total, symbol)
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
     return {symbol: built[symbol] for symbol in sources}

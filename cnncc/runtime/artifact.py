@@ -36,7 +36,7 @@ from cnncc.runtime.version import VERSION
 if TYPE_CHECKING:
     from cnncc.runtime.executable import Executable
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST = "manifest.json"
 _HEADER = struct.Struct("<4s5H3I2H")  # a zip entry's local header: its size, name and padding precede the bytes
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # entries carry no time: the same model gives the same file

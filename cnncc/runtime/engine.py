@@ -24,7 +24,6 @@ from cnncc.runtime.state import State
 from cnncc.runtime.threads import Dispatcher
 
 _TABLES_KEPT = 16  # one per size of the symbols, some kilobytes each
-_LAUNCH = b"TVMBackendParallelLaunch"  # what a kernel calls that runs on several threads
 
 
 class Engine:
@@ -50,15 +49,15 @@ class Engine:
             if program.buffers[port.buffer].kind == "output" and port.buffer not in self._direct.values():
                 self._direct[i] = port.buffer
         # Where every kernel is too small for several threads, runs stay on the caller's (whose pool has any size).
-        self._parallel = any(_LAUNCH in data for data in program.kernels.values())
+        self._threads = program.threads if program.team_kernels else 1
         self._dispatcher: Dispatcher | None = None
         self.renew()
         _living.add(self)
 
     def renew(self) -> None:
         """A thread of our own that no run has used yet: at the start, and again in a forked child."""
-        if self._parallel:
-            self._dispatcher = Dispatcher(self._program.threads)
+        if self._threads > 1:
+            self._dispatcher = Dispatcher(self._threads)
             weakref.finalize(self, self._dispatcher.stop).atexit = False
 
     def execute(
@@ -105,7 +104,7 @@ class Engine:
             self._tables.clear()  # their addresses are the old arena's
             self._arena = allocate(0)  # the old one goes before the new one comes
             self._arena = allocate(size)
-        table = CallTable(self._program, self.functions, sizes.values)
+        table = CallTable(self._program, self.functions, sizes.values, threads=self._threads)
         for i, b in enumerate(self._program.buffers):
             if b.base is not None:
                 continue

@@ -79,7 +79,10 @@ def after_fork() -> None:
 
 
 def start_pool(count: int) -> None:
-    """Starts the pool of the calling thread with so many threads, itself among them; before its first kernel."""
+    """Starts the pool of the calling thread with so many threads, itself among them; before its first kernel.
+
+    Raises RuntimeFault where it has not so many then: threads of a run would wait for ever for those that are missing.
+    """
     set_size = runtime()["_ZN3tvm7runtime9threading17SetMaxConcurrencyEi"]
     ffi = import_ffi()
     set_size(ctypes.c_int(count))
@@ -87,6 +90,9 @@ def start_pool(count: int) -> None:
     # By itself it uses only as many as there are processors of the highest clock. (This resets the size.)
     ffi.get_global_func("runtime.config_threadpool")(_BIG_CORES, count)
     set_size(ctypes.c_int(count))
+    started = int(ffi.get_global_func("runtime.NumThreads")())
+    if started != count:
+        raise RuntimeFault(f"threads: a run needs {count}, and the pool started {started}")
 
 
 def link(objects: Iterable[bytes]) -> Any:

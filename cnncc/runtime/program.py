@@ -15,6 +15,7 @@ import numpy as np
 Kind = Literal["input", "output", "constant", "state", "arena"]
 KINDS: tuple[Kind, ...] = ("input", "output", "constant", "state", "arena")
 RUN_LOOP = "cnncc_run_calls"  # the symbol of the run loop among a program's kernels
+BARRIER = b"TVMBackendParallelBarrier"  # what a kernel calls that all threads of a team run
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,11 @@ class Program:
         """The buffer that owns the memory of a buffer (itself, unless it is a view)."""
         base = self.buffers[index].base
         return index if base is None else self.root(base)
+
+    @property
+    def team_kernels(self) -> frozenset[str]:
+        """The kernels that all threads run together; the others are run by one."""
+        return frozenset(name for name, data in self.kernels.items() if BARRIER in data and name != RUN_LOOP)
 
     def check(self) -> Program:
         """Itself, where it is consistent. Raises GraphError naming the first thing that is not."""

@@ -119,7 +119,7 @@ class Dispatcher:
             self._go.release()
 
     def _loop(self) -> None:
-        native.start_pool(self._threads)
+        started = False
         while True:
             self._go.acquire()
             task = self._task
@@ -128,6 +128,9 @@ class Dispatcher:
                     return
                 continue
             try:
+                if not started:
+                    native.start_pool(self._threads)
+                    started = True
                 task()
             except BaseException as error:
                 self._error = error

@@ -9,14 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 
-def lower() -> tuple[Any, Any, Any]:
-    """The passes on the module, and those that finish host and device functions."""
+def lower(team: bool) -> tuple[Any, Any, Any]:
+    """The passes on the module, and those that finish host and device functions. `team`: loops are shared out."""
     import tvm
     from tvm.s_tir import transform as s
     from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
     from tvm.tirx import transform as t
 
     lets = tvm.transform.module_pass(_store_lets, opt_level=0, name="cnncc.StoreLets")
+    share = tvm.transform.module_pass(_share_out, opt_level=0, name="cnncc.ShareOut")
     blocks_to_loops = [
         s.ConvertSSA(),  # partitioned loops and inlined stages repeat expressions with their variables
         s.CanonicalizeLoop(),
@@ -45,6 +46,7 @@ def lower() -> tuple[Any, Any, Any]:
         t.CommonSubexprElim(),
     ]
     functions = [
+        *([share] if team else []),
         t.FP8ComputeLegalize(),
         t.VerifyMemory(),
         t.AnnotateEntryFunc(),
@@ -63,3 +65,11 @@ def _store_lets(module: Any, _context: Any) -> Any:
     from cnncc.targets.cpu.lets import store_lets
 
     return tvm.IRModule({name: store_lets(func) for name, func in module.functions.items()}, attrs=module.attrs)
+
+
+def _share_out(module: Any, _context: Any) -> Any:
+    import tvm
+
+    from cnncc.targets.cpu.team import share_out
+
+    return tvm.IRModule({name: share_out(func) for name, func in module.functions.items()}, attrs=module.attrs)

@@ -7,6 +7,7 @@ vectors (which LLVM aligns to 64), kept on the stack, with the declared buffer a
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 NAME = "cnncc_cpu"
@@ -15,24 +16,25 @@ LIMIT = 1 << 20  # bytes; what is larger stays a workspace (and fails the tests,
 _LINE = 64
 
 
-def pipeline() -> str:
+def pipeline(team: bool = False) -> str:
     """The name of the TIR pipeline for CPU kernels, for `tvm.compile(..., tir_pipeline=pipeline())`.
 
-    It is that of `lowering`, followed by the pass of this module.
+    It is that of `lowering`, followed by the pass of this module. `team`: for kernels that a team of threads runs.
     """
     from tvm.tirx import compilation_pipeline
 
-    if NAME not in compilation_pipeline.PIPELINE_MAP:
-        compilation_pipeline.register_tir_pipeline(NAME, _stages)
-    return NAME
+    name = NAME + "_team" * team
+    if name not in compilation_pipeline.PIPELINE_MAP:
+        compilation_pipeline.register_tir_pipeline(name, functools.partial(_stages, team))
+    return name
 
 
-def _stages() -> tuple[Any, Any, Any]:
+def _stages(team: bool) -> tuple[Any, Any, Any]:
     import tvm
 
     from cnncc.targets.cpu.lowering import lower
 
-    passes, host, device = lower()
+    passes, host, device = lower(team)
     keep = tvm.transform.module_pass(keep_on_stack, opt_level=0, name="cnncc.KeepOnStack")
     return tvm.transform.Sequential([passes, keep]), host, device
 

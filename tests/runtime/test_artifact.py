@@ -182,7 +182,7 @@ def test_other_versions(saved: Path) -> None:
 
     before = saved.read_bytes()
     rewrite(saved, newer)
-    with pytest.raises(RuntimeFault, match=r"the file's format must be 1, got 99 \(written by cnncc 7.0, this is "):
+    with pytest.raises(RuntimeFault, match=r"the file's format must be 2, got 99 \(written by cnncc 7.0, this is "):
         load(saved)
     saved.write_bytes(before)
     rewrite(saved, lambda manifest, entries: manifest.update({"apache-tvm": "0.12"}))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cnncc.errors import RuntimeFault
 from cnncc.runtime import native
 from cnncc.runtime.executable import Executable
 from cnncc.runtime.threads import Dispatcher, _quota, default_threads
@@ -248,3 +249,14 @@ def test_default_threads_follow_the_affinity_mask() -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
     assert 1 <= default_threads() <= len(os.sched_getaffinity(0))
+
+
+def test_a_pool_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(count: int) -> None:
+        raise RuntimeFault(f"threads: a run needs {count}, and the pool started 1")
+
+    monkeypatch.setattr(native, "start_pool", fail)
+    executable = Executable(hand.residual(2))
+    for _ in range(2):
+        with pytest.raises(RuntimeFault, match="a run needs 2, and the pool started 1"):
+            hand.run_one(executable, 4)

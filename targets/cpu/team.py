@@ -1,0 +1,129 @@
+"""Kernels for a team of threads: all of them run the kernel, each does its share of every parallel loop.
+
+TVM starts its threads for a parallel loop and joins them behind it, which costs several microseconds each time: much,
+where a network has a hundred kernels of twenty. So the run loop starts the threads once, and a kernel gets three more
+arguments: the number of the thread, how many there are, and where they wait for each other.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import tvm_ffi
+from tvm import ir, tirx
+
+BARRIER = "TVMBackendParallelBarrier"
+_log = logging.getLogger("cnncc")
+
+
+class _OneThreadError(Exception):
+    """The kernel cannot be shared out."""
+
+
+def share_out(func: Any) -> Any:
+    """for i in parallel(n): s --> for i in this thread's part of n: s, in a PrimFunc without blocks.
+
+    What is not in a parallel loop is done by thread 0; threads wait where one reads what another wrote, and at the
+    end. A function without parallel loops, or one that keeps scratch of its own across them, is left to one thread: it
+    has no more arguments then.
+    """
+    if not _parallel(func.body):
+        return func
+    task, tasks = tirx.Var("task", "int32"), tirx.Var("tasks", "int32")
+    team = tirx.Var("team", "int64")
+    try:
+        body = _Sharing(task, tasks, team).whole(func.body)
+    except _OneThreadError as reason:
+        _log.debug("a kernel stays on one thread: %s", reason)
+        return func.with_body(_serial(func.body))
+    return tirx.PrimFunc([*func.params, task, tasks, team], body, func.ret_type, func.attrs)
+
+
+class _Sharing:
+    def __init__(self, task: Any, tasks: Any, team: Any):
+        self.task, self.tasks = task, tasks
+        wait = tirx.call_extern("int32", BARRIER, task, tirx.reinterpret("handle", team))
+        self.barrier = tirx.Evaluate(wait)
+
+    def whole(self, body: Any) -> Any:
+        """A function's body, with a barrier at the end."""
+        return tirx.SeqStmt([self.shared(body), self.barrier])
+
+    def shared(self, stmt: Any) -> Any:
+        """A statement that all threads run."""
+        if not _parallel(stmt):
+            return tirx.IfThenElse(self.task.equal(0), stmt, None)
+        if isinstance(stmt, tirx.For):
+            if stmt.kind == tirx.ForKind.PARALLEL:
+                return self.part(stmt)
+            body = tirx.SeqStmt([self.shared(stmt.body), self.barrier])
+            return tirx.For(stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body, None, stmt.annotations)
+        if isinstance(stmt, tirx.SeqStmt):
+            return self.sequence(list(stmt.seq))
+        if isinstance(stmt, tirx.IfThenElse) and not _reads(stmt.condition):
+            other = None if stmt.else_case is None else self.shared(stmt.else_case)
+            return tirx.IfThenElse(stmt.condition, self.shared(stmt.then_case), other)
+        if isinstance(stmt, tirx.AttrStmt):
+            return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, self.shared(stmt.body))
+        raise _OneThreadError(f"there is a parallel loop in a {type(stmt).__name__}")
+
+    def sequence(self, stmts: list[Any]) -> Any:
+        """Statements one after the other; those without parallel loops in a row need no barrier between them."""
+        made: list[Any] = []
+        before = None  # whether the work before was shared
+        for stmt in stmts:
+            if isinstance(stmt, tirx.AllocBuffer):
+                raise _OneThreadError(f"{stmt.buffer.name} is allocated outside of the parallel loops")
+            if isinstance(stmt, tirx.DeclBuffer) or (isinstance(stmt, tirx.Bind) and not _reads(stmt.value)):
+                made.append(stmt)
+                continue
+            if isinstance(stmt, tirx.Bind):
+                raise _OneThreadError(f"{stmt.var.name} is read outside of the parallel loops")
+            now = _parallel(stmt)
+            if before is not None and (before or now):
+                made.append(self.barrier)
+            made.append(self.shared(stmt))
+            before = now
+        return tirx.SeqStmt(made)
+
+    def part(self, loop: Any) -> Any:
+        """The iterations of this thread: equal parts, one after the other."""
+        dtype = loop.loop_var.ty.dtype
+        task, tasks = (tirx.Cast(dtype, v) if str(dtype) != "int32" else v for v in (self.task, self.tasks))
+        step = tirx.truncdiv(loop.extent + tasks - 1, tasks)
+        begin = tirx.min(task * step, loop.extent)
+        count = tirx.min(begin + step, loop.extent) - begin
+        body = _serial(loop.body)
+        return tirx.For(
+            loop.loop_var, loop.min + begin, count, tirx.ForKind.SERIAL, body, None, loop.annotations
+        )  # fmt: skip
+
+
+def _parallel(stmt: Any) -> bool:
+    """Whether a statement contains a parallel loop."""
+    found = []
+    tvm_ffi.structural_walk(
+        stmt, (tirx.For, lambda loop: found.append(loop) if loop.kind == tirx.ForKind.PARALLEL else None)
+    )
+    return bool(found)
+
+
+def _serial(stmt: Any) -> Any:
+    """The statement with parallel loops run one iteration after the other."""
+
+    def serial(loop: Any) -> Any:
+        if loop.kind != tirx.ForKind.PARALLEL:
+            return loop
+        return tirx.For(
+            loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body, None, loop.annotations
+        )  # fmt: skip
+
+    return tvm_ffi.structural_map(stmt, (tirx.For, serial))
+
+
+def _reads(expr: Any) -> bool:
+    """Whether an expression loads from a buffer."""
+    found: list[Any] = []
+    tvm_ffi.structural_walk(expr, (ir.TensorLoad, found.append))
+    return bool(found)
