@@ -19,7 +19,7 @@ from cnncc.runtime.program import Call, dim_at, shape_at
 from cnncc.runtime.signature import solve_symbols
 from cnncc.runtime.specialize import Specializing
 
-_LAUNCH = b"TVMBackendParallelLaunch"  # what a kernel calls that runs on several threads
+_PARALLEL = b"TVMBackendParallel"  # what the names of functions begin with that kernels on several threads call
 _LEAST_TIME = 0.4  # seconds that the runs should take together
 
 
@@ -148,7 +148,7 @@ def profile(executable: Executable | Specializing, feeds: Mapping[str, Any], rep
     for i, (call, row) in enumerate(zip(program.calls, executable.report().rows, strict=True)):
         flops, weights, moved = _work(executable, call, row, values)
         bound, limit = roof.bound(flops, weights, moved, footprint)
-        parallel = alone is not None and _LAUNCH in program.kernels[call.kernel]
+        parallel = alone is not None and _PARALLEL in program.kernels[call.kernel]
         times = _times(spans, i)
         rows.append(
             KernelTime(
