@@ -65,12 +65,12 @@ def test_callers_share_one_pool() -> None:
 
     ran, counted = threading.Barrier(9), threading.Event()
 
-    def call() -> None:
-        hand.run_one(executable, 8)
+    def call(shared: Executable) -> None:
+        hand.run_one(shared, 8)
         ran.wait(60)
         counted.wait(60)
 
-    callers = [threading.Thread(target=call) for _ in range(8)]
+    callers = [threading.Thread(target=call, args=(executable,)) for _ in range(8)]
     for caller in callers:
         caller.start()
     ran.wait(60)
