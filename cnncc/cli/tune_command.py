@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -88,6 +89,8 @@ def _as_data(result: Any) -> dict[str, Any]:
             row |= {"tried": verdict.tried, "default": str(verdict.default.choice), "choice": str(best.choice)}
             row |= {"default_seconds": verdict.default.seconds, "seconds": best.seconds, "kept": best.kept}
             row["gain"] = dict(zip(("low", "median", "high"), best.gain, strict=True))
+        elif task.name in result.failures:
+            row["failure"] = result.failures[task.name]
         rows.append(row)
     return {
         "database": str(result.database),
@@ -102,7 +105,8 @@ def _show(result: Any) -> None:
     for task, verdict in zip(result.tasks, result.verdicts, strict=True):
         name = " + ".join(filter(None, task.name))
         if verdict is None:
-            table.add_row(name, str(task.count), "0", "", "", "", "not reached within the budget")
+            reason = result.failures.get(task.name, "not reached within the budget")
+            table.add_row(name, str(task.count), "0", "", "", "", escape(reason))
             continue
         best = verdict.best
         tuned, gain = ("", "") if not best.kept else (_time(best.seconds), _interval(best.gain))
@@ -114,8 +118,9 @@ def _show(result: Any) -> None:
     out.print(
         f"{kept} of {reached} kernels beat their default beyond noise; records in {result.database}", markup=False
     )
-    if reached < len(result.tasks):
-        out.print(f"{len(result.tasks) - reached} kernels were not reached: call again, tuning goes on", markup=False)
+    left = len(result.tasks) - reached - len(result.failures)
+    if left:
+        out.print(f"{left} kernels were not reached: call again, tuning goes on", markup=False)
     if result.network is None:
         out.print("the network runs as before")
     else:

@@ -82,16 +82,19 @@ class Subprocess:
         reply: dict[str, Any] = {}
         try:
             for step, fields in steps:
+                if step == "kernel":
+                    self._open = None
                 reply = self._client.ask(step, self._limit * (2 if step == "start" else 1), **fields)
                 if not reply["ok"]:
                     break
+                if step == "kernel":
+                    self._open = task
         except BaseException:  # Ctrl-C: an answer may still come, which would be taken for that of the next question
             self.close()
             raise
         if reply["ok"]:
-            self._open = task
             return reply
-        if "missing" in reply:  # made by the client: the process hangs or is dead
+        if "missing" in reply or self._open is None:  # the process hangs or is dead (says the client), or of no use
             self.close()
         return Failure(str(reply["reason"]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -50,12 +50,13 @@ class NetworkGain:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What tuning a model found. `verdicts`: by task, None where the budget did not reach it; `network`: None where
-    nothing changed."""
+    """What tuning a model found. `verdicts`: by task, None where the budget did not reach it, or where `failures` says
+    why its default could not be measured; `network`: None where nothing changed."""
 
     database: Path
     tasks: tuple[Task, ...]
     verdicts: tuple[Verdict | None, ...]
+    failures: Mapping[tuple[str, str], str]
     network: NetworkGain | None
 
 
@@ -101,7 +102,7 @@ def tune(
     network = None
     if measure_network and any(v is not None and any(m.kept for m in v.choices) for v in verdicts):
         network = compare_network(graph, machine, accuracy, Tuning(store.read(setting, trials=False)))
-    return TuneResult(path, tuple(tasks), verdicts, network)
+    return TuneResult(path, tuple(tasks), verdicts, search.failures, network)
 
 
 def compare_network(graph: Graph, target: Target, accuracy: Accuracy, tuning: Tuning) -> NetworkGain:

@@ -31,7 +31,8 @@ class Watch:
 
 
 class Search:
-    """Tunes kernels. `verdicts` fills as it goes; a search that is interrupted can be made again and goes on."""
+    """Tunes kernels. `verdicts` fills as it goes, and `failures` with the reasons where a kernel's default has no time.
+    A search that is interrupted can be made again and goes on."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Search:
         for task in tasks:  # without a time of the default a kernel would never be tuned
             if self._seconds[task.name].get(task.default, 0.0) is None:
                 del self._seconds[task.name][task.default]
+        self.failures: dict[tuple[str, str], str] = {}
         self.verdicts = {t.name: known.verdicts[t.name] for t in tasks if t.name in known.verdicts}
 
     def run(self, budget: float) -> None:
@@ -109,6 +111,8 @@ class Search:
         failed = isinstance(outcome, Failure)
         seconds[choice] = None if isinstance(outcome, Failure) else outcome
         reason = outcome.reason if isinstance(outcome, Failure) else ""
+        if reason and choice == task.default:
+            self.failures[task.name] = reason
         _log.debug("%s: %s: %s", task.name[0], choice, outcome)
         self._database.add(self._setting, Trial(self._setting.digest, *task.name, choice, seconds[choice], reason))
         default = seconds[task.default]

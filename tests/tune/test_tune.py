@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -124,18 +125,54 @@ def test_a_place_for_the_database_is_needed(monkeypatch):
 
 
 def test_the_command(model, path, monkeypatch):
-    monkeypatch.setattr("cnncc.tune.model.Subprocess", Table)
-    runner = CliRunner()
-    shown = runner.invoke(group, ["tune", model, "--threads", "1", "--budget", "0", "--database", str(path)])
+    arguments = ["tune", model, "--threads", "1", "--database", str(path), "--budget"]
+    shown = CliRunner().invoke(group, [*arguments, "0"])
     assert shown.exit_code == 0, shown.output
-    assert "not reached" in shown.output
+    assert shown.output.count("not reached within") == len(_tasks())
     assert "the network runs as before" in shown.output
     write(path, *(verdict(t) for t in _tasks()), target=TARGET)
-    result = runner.invoke(group, ["tune", model, "--threads", "1", "--budget", "0", "--database", str(path), "--json"])
+    result = CliRunner().invoke(group, [*arguments, "0", "--json"])
     data = json.loads(result.output)
     assert data["network"] is None
     assert {row["kept"] for row in data["kernels"]} == {False}
     assert all(row["gain"]["median"] == 1 for row in data["kernels"])
+
+
+def test_the_command_shows_what_it_found(model, path, monkeypatch):
+    monkeypatch.setattr("cnncc.tune.model.tune", partial(tune, measurer=Table))
+    arguments = ["tune", model, "--threads", "1", "--database", str(path), "--budget", "60"]
+    shown = CliRunner().invoke(group, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert "2.000 (2.000 to 2.000)" in shown.output
+    assert "kernels beat their default beyond noise" in shown.output
+    assert "the network: " in shown.output
+    assert "tuned, gain " in shown.output
+
+
+def test_the_command_says_what_failed(model, path, monkeypatch):
+    monkeypatch.setattr(Table, "time", lambda self, task, choice, stop: Failure("no [room]"))
+    monkeypatch.setattr("cnncc.tune.model.tune", partial(tune, measurer=Table))
+    arguments = ["tune", model, "--threads", "1", "--database", str(path), "--budget", "60"]
+    shown = CliRunner().invoke(group, arguments)
+    assert "no [room]" in shown.output
+    assert "0 of 0 kernels" in shown.output
+    data = json.loads(CliRunner().invoke(group, [*arguments, "--json"]).output)
+    assert {row["failure"] for row in data["kernels"]} == {"no [room]"}
+
+
+def test_progress_has_the_kernel_and_the_best_so_far():
+    from rich.progress import Progress
+
+    from cnncc.cli.tune_command import _watch
+
+    bar = Progress(disable=True)
+    watch = _watch(bar, 60.0)
+    task = _tasks()[0]
+    watch.on_kernel(0, 4, task)
+    watch.on_trial(task, task.default, 1.0, 1.0)
+    watch.on_trial(task, task.default, 1.0, 1.25)
+    (line,) = bar.tasks
+    assert line.description == f"kernel 1/4  {task.name[0]}  2 measured, best 1.25x the default"
 
 
 def _tasks():

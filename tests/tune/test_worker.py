@@ -115,6 +115,29 @@ def test_a_process_that_hangs_or_dies_is_replaced():
     measure.close()
 
 
+def test_a_failure_does_not_mix_up_kernels():
+    """After a choice of another kernel that does not build, the first one is opened again."""
+    first, second, *_ = find_tasks(small(), TARGET, "default")
+    asked = []
+
+    class Recorder:
+        def ask(self, do, limit, **request):
+            asked.append((do, request.get("text")))
+            bad = do == "time" and asked[-2][1] == second.text
+            return {"ok": False, "reason": "no"} if bad else {"ok": True, "seconds": 1.0, "error": 0.0}
+
+        def __exit__(self, *exception):
+            pass
+
+    measure = Subprocess(TARGET)
+    measure._client = Recorder()
+    assert measure.time(first, first.default, 1e9) == 1.0
+    assert measure.time(second, second.default, 1e9) == Failure("no")
+    assert measure.time(first, first.default, 1e9) == 1.0
+    texts = [text for do, text in asked if do == "kernel"]
+    assert texts == [first.text, second.text, first.text]
+
+
 def test_wrong_results_are_a_failure(monkeypatch):
     task = find_tasks(small(), TARGET, "default")[0]
     measure = Subprocess(TARGET)
