@@ -3,6 +3,7 @@
     from cnncc.profile import profile, table, write_page, write_trace
     found = profile(executable, {"input": x})
 
+clock.py      reading the clock between kernels, inside of a run
 measure.py    the time of every kernel, its work, its bound; how well its threads are used
 roof.py       what the machine can do at best: FMA peak and bandwidths, measured (bandwidth.py, cnncc.runtime.peak)
 table.py      for the terminal

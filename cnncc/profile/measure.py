@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cnncc.errors import UnsupportedError
+from cnncc.profile.clock import run_spans, timed
 from cnncc.profile.roof import Roof, measure_roof
 from cnncc.report import KernelRow
 from cnncc.runtime.executable import Executable
@@ -123,8 +124,8 @@ class Profile:
 def profile(executable: Executable | Specializing, feeds: Mapping[str, Any], repeat: int | None = None) -> Profile:
     """Times every kernel call of a compiled model in `repeat` runs (None: about as many as fit into 0.4 seconds).
 
-    The FMA peak and bandwidths are measured in this process. Where a run has several threads, the kernels are timed
-    on one thread as well. Raises UnsupportedError for a model compiled for another kind of machine than CPUs.
+    State is left as it was. The FMA peak and bandwidths are measured in this process. Where a run has several threads,
+    the kernels are timed on one thread as well. Raises UnsupportedError for a model that is not compiled for CPUs.
     """
     shapes = {name: tuple(np.shape(array)) for name, array in feeds.items()}
     if isinstance(executable, Specializing):
@@ -133,15 +134,15 @@ def profile(executable: Executable | Specializing, feeds: Mapping[str, Any], rep
     if program.target.get("kind") == "cuda":
         raise UnsupportedError("a profile times kernels on this machine's processors, got a model compiled for CUDA")
     roof = measure_roof(program.threads)
-    executable.run(feeds)
+    noted = timed(executable)
     start = time.perf_counter()
-    executable.run(feeds)
-    count = repeat or max(3, min(100, round(_LEAST_TIME / (time.perf_counter() - start))))
-    spans = executable.call_spans(feeds, count + 1)[1:]
+    run_spans(noted, feeds, 2)
+    count = repeat or max(3, min(100, round(2 * _LEAST_TIME / (time.perf_counter() - start))))
+    spans = run_spans(noted, feeds, count)
     run_seconds, busy, taken = _whole(executable, feeds, count)
     alone = None
     if program.threads > 1:
-        alone = executable.clone(1).call_spans(feeds, max(2, count // 2) + 1)[1:]
+        alone = run_spans(timed(executable, 1), feeds, max(2, count // 2) + 1)[1:]
     values = solve_symbols(program.inputs, [shapes[port.name] for port in program.inputs])
     footprint = dim_at(executable.peak_memory, values)
     rows = []
@@ -177,6 +178,7 @@ def _whole(executable: Executable, feeds: Mapping[str, Any], count: int) -> tupl
     before = dict(executable.state)
     times = []
     try:
+        executable.run(feeds)
         start, used, delayed = time.perf_counter(), time.process_time(), _delayed()
         for _ in range(count):
             begin = time.perf_counter()

@@ -155,35 +155,30 @@ class Executable:
         return Executable(program, own, self._engine.functions if isinstance(self._engine, Engine) else None)
 
     def profile(self, feeds: Mapping[str, Any], repeat: int = 10) -> tuple[CallTime, ...]:
-        """The time of every kernel call, over some runs after a first one; state is left as it was."""
-        spans = self.call_spans(feeds, repeat + 1)
-        times = spans[1:, :, 1] - spans[1:, :, 0]
-        least, median = times.min(0), np.median(times, 0)
-        return tuple(
-            CallTime(c.node, c.kernel, float(least[i]), float(median[i])) for i, c in enumerate(self.program.calls)
-        )
+        """The time of every kernel call, over some runs after a first one; state is left as it was.
 
-    def call_spans(self, feeds: Mapping[str, Any], repeat: int) -> np.ndarray:
-        """When every kernel call of some runs began and ended: seconds of `time.perf_counter`, [repeat, calls, 2].
-
-        Calls are started one by one from Python, which costs about a microsecond each. State is left as it was.
+        Calls are started one by one from Python, which adds some microseconds to each where there are several threads.
+        `cnncc.profile` times them inside of runs, and says more.
         """
         arrays, sizes = self._signature.take(self._signature.order(feeds))
-        spans = np.zeros((repeat, len(self.program.calls), 2))
+        times = np.zeros((repeat + 1, len(self.program.calls)))
 
         def steps(table: CallTable) -> None:
-            for run in spans:
-                for i, span in enumerate(run):
-                    span[0] = time.perf_counter()
+            for row in times:
+                for i in range(len(row)):
+                    begin = time.perf_counter()
                     table.step(i)
-                    span[1] = time.perf_counter()
+                    row[i] = time.perf_counter() - begin
 
         before = dict(self.state)
         try:
             self._engine.execute(arrays, sizes, self._signature.fresh(sizes), steps)
         finally:
             self.state.update(before)
-        return spans
+        least, median = times[1:].min(0), np.median(times[1:], 0)
+        return tuple(
+            CallTime(c.node, c.kernel, float(least[i]), float(median[i])) for i, c in enumerate(self.program.calls)
+        )
 
     def save(self, path: str | Path) -> None:
         """Writes the model, with its present state, as one file that `cnncc.load` runs without a compiler."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from html.parser import HTMLParser
 from io import StringIO
 
@@ -18,8 +19,11 @@ from cnncc.cli import group
 from cnncc.errors import UnsupportedError
 from cnncc.profile import Level, Profile, Roof, measure, page, profile, table, trace
 from cnncc.profile.bandwidth import measure_bandwidth
+from cnncc.profile.clock import run_spans, timed
 from cnncc.profile.roof import measure_roof
+from cnncc.runtime.executable import Executable
 from cnncc.runtime.threads import Dispatcher
+from tests.runtime import kernels as hand
 
 ROOF = Roof(2, 100.0, (Level("L2", 1e6, 200.0), Level("L3", 1e7, 50.0), Level("memory", float("inf"), 10.0)))
 
@@ -76,6 +80,28 @@ def test_rows_are_the_calls_in_order(executable, found):
     assert found.spans.shape == (3, len(found.rows), 2)
     assert found.seconds == pytest.approx(sum(row.seconds for row in found.rows))
     assert found.busy > 0
+
+
+def test_clock_is_read_between_kernels_and_changes_nothing(executable):
+    feeds = {"x": np.random.default_rng(0).standard_normal((3, 3, 16, 16), np.float32)}
+    noted = timed(executable)
+    np.testing.assert_array_equal(noted.run(feeds)[noted.outputs[0].name], executable.run(feeds)[noted.outputs[0].name])
+    before = time.perf_counter()
+    spans = run_spans(noted, feeds, 4)
+    after = time.perf_counter()
+    assert spans.shape == (4, len(executable.program.calls), 2)
+    assert before <= spans.min() <= spans.max() <= after
+    assert (np.diff(spans.reshape(-1)) >= 0).all()
+    assert (spans[:, 1:, 0] == spans[:, :-1, 1]).all()
+    shared = executable.program.constants
+    assert all(noted.program.constants[name] is array for name, array in shared.items())
+    assert timed(executable, 1).program.threads == 1
+
+
+def test_state_is_left_as_it_was():
+    counter = Executable(hand.counter())
+    run_spans(timed(counter), {"g": np.ones((1, 64), np.float32)}, 3)
+    np.testing.assert_array_equal(counter.state["p"], np.ones((1, 64)))
 
 
 def test_threads_are_judged_by_the_time_on_one(found):

@@ -65,9 +65,3 @@ def test_a_clone_outlives_the_first() -> None:
 def test_a_clone_needs_a_thread() -> None:
     with pytest.raises(GraphError, match="threads must be at least 1, got 0"):
         Executable(hand.residual()).clone(0)
-
-
-def test_spans_follow_one_another() -> None:
-    spans = Executable(hand.residual()).call_spans({"x": np.ones((2, 64), np.float32)}, 3)
-    assert spans.shape == (3, 4, 2)
-    assert (np.diff(spans.reshape(-1)) >= 0).all()
