@@ -42,9 +42,9 @@ def build_kernel(func: Any, target: Target, symbol: str, team: bool = False) -> 
         raise ScheduleError(f"{symbol}: the folder for temporary files cannot be written: {error}") from None
 
 
-def kernel_llvm(func: Any, target: Target, symbol: str, form: str = "ll") -> str:
-    """A scheduled PrimFunc as LLVM text, or with form "asm" as assembly."""
-    return str(_compile(func, target, symbol).inspect_source(form))
+def kernel_llvm(func: Any, target: Target, symbol: str, form: str = "ll", team: bool = False) -> str:
+    """A scheduled PrimFunc as LLVM text, or with form "asm" as assembly. `team`: as for `build_kernel`."""
+    return str(_compile(func, target, symbol, team).inspect_source(form))
 
 
 def _compile(func: Any, target: Target, symbol: str, team: bool = False) -> Any:

@@ -114,7 +114,7 @@ def _llvm(node: Node, row: KernelRow, target: Target, form: str = "ll") -> str:
     from cnncc.kernels.build import kernel_llvm
     from cnncc.targets.lower import lower_kernel
 
-    return kernel_llvm(lower_kernel(node, target).func, target, row.kernel, form)
+    return kernel_llvm(lower_kernel(node, target).func, target, row.kernel, form, team=target.threads > 1)
 
 
 def _assembly(node: Node, row: KernelRow, target: Target) -> str:

@@ -14,7 +14,10 @@ from cnncc import nn
 from cnncc.cli import group
 from cnncc.driver import plan_graph
 from cnncc.errors import GraphError, UnsupportedError
+from cnncc.kernels.build import build_all
+from cnncc.kernels.cache import Cache
 from cnncc.kernels.forms import FORMS, find_kernel, show_kernel
+from cnncc.kernels.inspect import imports
 from cnncc.report import KernelRow
 from cnncc.targets.machine import find_target
 
@@ -24,7 +27,7 @@ TARGET = find_target("avx2", 2)
 @pytest.fixture(scope="module")
 def graph():
     net = nn.Sequential(nn.Conv2d(8, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 16, 1), nn.AdaptiveAvgPool2d(1))
-    return nn.trace(net.eval(), {"x": ("N", 8, 14, 14)})
+    return nn.trace(net.eval(), {"x": ("N", 8, 40, 40)})
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,15 @@ def test_loops_before_and_after_the_schedule(planned, rows):
     assert "T.vectorized" not in plain
     assert "T.vectorized" in scheduled
     assert plain.count('T.sblock("') < scheduled.count('T.sblock("')
+
+
+def test_code_is_what_is_built(planned, rows):
+    symbol, source = next((s, k) for s, k in planned.sources.items() if s == rows[0].kernel)
+    built = imports(build_all({symbol: source}, TARGET, cache=Cache(None))[symbol])
+    text = shown(planned, rows, "llvm")
+    for name in ("TVMBackendParallelLaunch", "TVMBackendParallelBarrier"):
+        assert (name in text) == (name in built)
+    assert "TVMBackendParallelBarrier" in text  # two threads share it
 
 
 def test_code_is_that_of_the_target(planned, rows):
