@@ -130,7 +130,7 @@ def test_command(graph, tmp_path):
     assert listed.exit_code == 0, listed.output
     assert re.search(r"^  0  \S", listed.output, re.M)
     text = CliRunner().invoke(group, [*options, "--kernel", "0", "--as", "te"])
-    assert "out for " in text.output
+    assert re.search(r"^out\d* for ", text.output, re.M)
     data = json.loads(CliRunner().invoke(group, [*options, "--kernel", "0", "--json"]).output)
     assert data["index"] == 0
     assert data["form"] == "problem"
