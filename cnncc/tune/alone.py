@@ -16,6 +16,7 @@ from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ir.parser import parse
 from cnncc.ir.types import Type
 from cnncc.kernels.build import KernelSource, build_all
+from cnncc.kernels.cache import Cache
 from cnncc.passes import PASSES, Context, run_passes
 from cnncc.runtime.arena import ALIGNMENT, aligned, empty
 from cnncc.runtime.executable import Executable
@@ -25,6 +26,22 @@ from cnncc.targets.target import Target
 from cnncc.tune.records import Pairs
 
 COPIES = 32
+
+
+class Memory(Cache):
+    """Objects of this process: what is built for a measurement should not push kernels of models out of the cache."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self._objects: dict[str, bytes] = {}
+
+    def get(self, key: str) -> bytes | None:
+        """The object stored under a key, if there is one."""
+        return self._objects.get(key)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Stores an object."""
+        self._objects[key] = data
 
 
 @dataclass(frozen=True)
@@ -70,15 +87,16 @@ def lay_out(
     return Kernel(node, copies, batch)
 
 
-def build(kernel: Kernel, tile: Pairs, target: Target, rounds: int = 1) -> Executable:
-    """An executable that runs the kernel with a tile on every copy, so many times; its outputs are those of the first.
-
-    Objects come from the kernel cache, where a later compilation finds them."""
+def build(kernel: Kernel, tile: Pairs, target: Target, cache: Cache, rounds: int = 1) -> Executable:
+    """An executable that runs the kernel with a tile on every copy, so many times; its outputs are those of the first
+    copy."""
     node = kernel.node
     node.attrs = replace(node.attrs, tile=tile)
     key = kernel_key(node)
     symbol = kernel_symbol(node, key)
-    objects = build_all({symbol: KernelSource(key, lambda: lower_kernel(node, target).func)}, target, jobs=1)
+    objects = build_all(
+        {symbol: KernelSource(key, lambda: lower_kernel(node, target).func)}, target, jobs=1, cache=cache
+    )
     buffers: list[Buffer] = []
     constants: dict[str, np.ndarray] = {}
     calls, ports, end = [], [], 0

@@ -51,6 +51,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.target: Target | None = None
+        self.cache = alone.Memory()
         self.text = ""
         self.constants: list[str] = []
         self.batch = 1
@@ -129,12 +130,14 @@ class Worker:
             )
         kernel = self.kernels[name]
         tile = tuple((field, tuple(v) if isinstance(v, list) else v) for field, v in way["tile"])
-        once, out = alone.build(kernel, tile, self.target), alone.places(kernel)
+        once, out = alone.build(kernel, tile, self.target, self.cache), alone.places(kernel)
         once(out=out)
         made = Built(once, len(kernel.copies), out, alone.logical_results(kernel, out))
         rounds = min(int(SAMPLE / self._sample(made)), CALLS) // made.calls
         if rounds > 1:
-            made = Built(alone.build(kernel, tile, self.target, rounds), made.calls * rounds, out, made.results)
+            made = Built(
+                alone.build(kernel, tile, self.target, self.cache, rounds), made.calls * rounds, out, made.results
+            )
             made.run()
         return made
 
