@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from cnncc.targets.algorithm import Cost
+from cnncc.targets.cpu.tiling import FORK_SECONDS
 from cnncc.targets.cpu.variety import varied
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
@@ -70,7 +71,7 @@ def cost(p: ConvProblem, target: Target, tile: DepthwiseTile) -> Cost:
     bandwidth = target.gbytes_per_second * 1e9 * (1 if moved > target.l3 // 2 else 3)
     launches = (3 if tile.split_rows else 1) if target.threads > 1 else 0
     memory = moved / bandwidth
-    seconds = max(compute, memory) + 0.1 * min(compute, memory) + 5e-6 * launches
+    seconds = max(compute, memory) + 0.1 * min(compute, memory) + FORK_SECONDS * launches
     return Cost(seconds, flops=2.0 * p.macs, bytes=moved)
 
 

@@ -25,7 +25,7 @@ from cnncc.targets.cpu.blocks import (
 )
 from cnncc.targets.target import Target
 
-WORTH = 15e-6  # seconds of work on one core from which other threads are woken
+WORTH = 6e-6  # seconds of work on one core from which the threads share it
 _CHUNK = 2048  # elements that a task should at least hold
 _PIECE = 1024  # elements of each of several outputs that are made in turn
 _WHOLE = 4  # a row of up to so many registers becomes one vector, whatever its length

@@ -9,7 +9,7 @@ from math import prod
 
 from cnncc.ops.winograd_matrices import TAPS
 from cnncc.targets.algorithm import Cost
-from cnncc.targets.cpu.tiling import registers
+from cnncc.targets.cpu.tiling import FORK_SECONDS, registers
 from cnncc.targets.cpu.variety import varied
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
@@ -81,7 +81,7 @@ def cost(p: ConvProblem, target: Target, tile: WinogradTile) -> Cost:
     again = 0.0 if resident else max(0.0, turns * mine - weights / target.threads) / far
     near = activations / (memory if activations > target.l3 // 2 else 3 * memory)
     moved = weights / memory + again + near
-    seconds = max(compute, moved) + 0.5 * min(compute, moved) + (5e-6 if target.threads > 1 else 0.0)
+    seconds = max(compute, moved) + 0.5 * min(compute, moved) + (FORK_SECONDS if target.threads > 1 else 0.0)
     return Cost(seconds, flops=2.0 * steps * step * tasks * target.lanes(), bytes=float(weights + activations))
 
 
