@@ -52,7 +52,8 @@ class Algorithm:
         indices (they are te tensors, or a fused prologue of that form); a symbolic batch is in `x.shape[0]`;
         `finish(value, logical_index)` must be applied exactly once per element of the result, in its last stage.
     schedule(sch, P, T, target) -> None: a recipe, one primitive a line. The last stage's block is named "out".
-    error_bound(dtype) -> float: relative to the largest result (0 where it sums the same products as the definition).
+    error_bound(dtype) -> float: relative to the largest result or, where results cancel, to the largest root of a sum
+        of squared products, with up to 512 input channels (0 where it sums the same products as the definition).
     """
 
     name: str

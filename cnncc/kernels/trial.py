@@ -60,17 +60,21 @@ class Trial:
         return str(self.executable.mod.inspect_source("asm"))
 
     def operands(self, batch: int | None = None, seed: int = 0) -> tuple[list[np.ndarray], list[Any]]:
-        """Seeded logical arrays x, w, bias, and the tensors to call `function` with: those packed, and the result.
-
-        Padded lanes of x hold ones, as they may hold any finite value; the result starts as NaN.
-        """
-        import tvm
-
+        """Seeded logical arrays x, w, bias, and the tensors to call `function` with: those packed, and the result."""
         rng = np.random.default_rng(seed)
         number = 1 if batch is None else batch
         extents = [tuple(number if isinstance(d, str) else d for d in s) for s in (self.shapes.x, self.shapes.w)]
         x, w = (rng.standard_normal(e, dtype=np.float32) for e in extents)
         bias = rng.standard_normal(self.shapes.w[self._outputs()], dtype=np.float32)
+        return [x, w, bias], self.packed(x, w, bias, batch)
+
+    def packed(self, x: np.ndarray, w: np.ndarray, bias: np.ndarray, batch: int | None = None) -> list[Any]:
+        """Logical arrays as the tensors to call `function` with, the result last.
+
+        Padded lanes of x hold ones, as they may hold any finite value; the result starts as NaN.
+        """
+        import tvm
+
         padded = self.layouts.x.pack(np.ones_like(x))
         packed_x = np.where(padded == 0, np.float32(1), self.layouts.x.pack(x))
         packed_b = channel_vector(bias, self.layouts, self.shapes.channel)
@@ -78,7 +82,7 @@ class Trial:
         out[...] = np.nan
         weights = (self.layouts.w or Layout()).pack(self.prepare(w))
         arrays = [aligned(a) for a in (packed_x, weights, packed_b)] + [out]
-        return [x, w, bias], [tvm.runtime.from_dlpack(a) for a in arrays]
+        return [tvm.runtime.from_dlpack(a) for a in arrays]
 
     def result(self, out: Any, batch: int | None = None) -> np.ndarray:
         """The result tensor as a logical array."""

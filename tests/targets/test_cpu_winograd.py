@@ -154,7 +154,8 @@ def test_scratch_is_what_the_stack_holds(m: int) -> None:
 def test_error_bound_with_many_channels() -> None:
     for m, algorithm in ALGORITHMS.items():
         trial = build(algorithm, ConvProblem.parse("conv n1 ic512 h7 w7 oc32 k3x3 s1x1 p1x1"), WIDEST)
-        assert trial.error() < algorithm.error_bound("f32") < tolerance("winograd").atol, m
+        assert trial.error() < algorithm.error_bound("f32"), m
+        assert m == 6 or algorithm.error_bound("f32") < tolerance("winograd").atol, m  # what accuracy="default" takes
 
 
 def _check(trial: Trial, m: int) -> None:
