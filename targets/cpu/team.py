@@ -25,8 +25,8 @@ def share_out(func: Any) -> Any:
     """for i in parallel(n): s --> for i in this thread's part of n: s, in a PrimFunc without blocks.
 
     What is not in a parallel loop is done by thread 0; threads wait where one reads what another wrote, and at the
-    end. A function without parallel loops, or one that keeps scratch of its own across them, is left to one thread: it
-    has no more arguments then.
+    end. A function without parallel loops, or one whose scratch reaches from one loop into another, is left to one
+    thread: it has no more arguments then.
     """
     if not _parallel(func.body):
         return func
@@ -71,16 +71,20 @@ class _Sharing:
     def sequence(self, stmts: list[Any]) -> Any:
         """Statements one after the other; those without parallel loops in a row need no barrier between them."""
         made: list[Any] = []
+        own = [s.buffer for s in stmts if isinstance(s, tirx.AllocBuffer)]  # every thread has its own
         before = None  # whether the work before was shared
         for stmt in stmts:
             if isinstance(stmt, tirx.AllocBuffer):
-                raise _OneThreadError(f"{stmt.buffer.name} is allocated outside of the parallel loops")
+                made.append(stmt)
+                continue
             if isinstance(stmt, tirx.DeclBuffer) or (isinstance(stmt, tirx.Bind) and not _reads(stmt.value)):
                 made.append(stmt)
                 continue
             if isinstance(stmt, tirx.Bind):
                 raise _OneThreadError(f"{stmt.var.name} is read outside of the parallel loops")
             now = _parallel(stmt)
+            if now:
+                _needs_none(stmt, own)
             if before is not None and (before or now):
                 made.append(self.barrier)
             made.append(self.shared(stmt))
@@ -98,6 +102,17 @@ class _Sharing:
         return tirx.For(
             loop.loop_var, loop.min + begin, count, tirx.ForKind.SERIAL, body, None, loop.annotations
         )  # fmt: skip
+
+
+def _needs_none(stmt: Any, own: list[Any]) -> None:
+    """Raise _OneThreadError where a statement that is shared out uses what every thread has its own of."""
+
+    used: list[Any] = []
+    if own:
+        tvm_ffi.structural_walk(stmt, (tirx.Buffer, used.append))
+    for buffer in used:
+        if any(buffer.same_as(b) for b in own):
+            raise _OneThreadError(f"{buffer.name} is allocated outside of the parallel loops that use it")
 
 
 def _parallel(stmt: Any) -> bool:
