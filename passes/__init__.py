@@ -7,6 +7,7 @@ from cnncc.passes.canonicalize import canonicalize
 from cnncc.passes.choose import choose
 from cnncc.passes.constants import fold_constants
 from cnncc.passes.conv_transpose import lower_conv_transpose
+from cnncc.passes.dilation import lower_dilation
 from cnncc.passes.duplicates import merge_duplicates
 from cnncc.passes.layouts import lay_out
 from cnncc.passes.manager import Context, Pass, Step, run_passes
@@ -22,6 +23,7 @@ FOLD_CONSTANTS = Step("fold-constants", fold_constants)
 FOLD_PAD = Step("fold-pad", fold_pad)
 FOLD_BATCHNORM = Step("fold-batchnorm", fold_batchnorm)
 SINK_TRANSPOSES = Step("sink-transposes", sink_transposes)
+LOWER_DILATION = Step("lower-dilation", lower_dilation)
 FLATTEN_MATMUL = Step("flatten-matmul", flatten_matmul)
 LOWER_CONV_TRANSPOSE = Step("lower-conv-transpose", lower_conv_transpose)
 MERGE_DUPLICATES = Step("merge-duplicates", merge_duplicates)
@@ -41,6 +43,7 @@ INFERENCE: tuple[Pass, ...] = (
     FOLD_PAD,
     FOLD_BATCHNORM,
     LOWER_CONV_TRANSPOSE,
+    LOWER_DILATION,
     FLATTEN_MATMUL,
     CANONICALIZE,
     FOLD_CONSTANTS,

@@ -23,7 +23,10 @@ LAUNCH = 1e-6  # seconds a kernel costs besides its work
 FALLBACK_EFFICIENCY = {"cpu": 0.04, "cuda": 1e-6}
 FALLBACK_SLOWDOWN = 8  # against reading and writing once, for other anchors scheduled from their definition
 REDUCTIONS = ("reduce_", "softmax", "log_softmax", "arg", "layer_norm", "instance_norm", "group_norm")
-CHANNELWISE = ("pad", "resize", "reduce_", "adaptive", "average_pool", "max_pool", "slice", "concat", "interleave")
+CHANNELWISE = (
+    *("pad", "resize", "reduce_", "adaptive", "average_pool", "max_pool", "slice", "concat", "interleave"),
+    *("split_phases", "join_phases"),
+)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""interleave: the phases of a strided transposed convolution, put together.
+"""Phases: the positions that are equal modulo a stride, along each spatial axis.
 
 `lower-conv-transpose` rewrites conv_transpose with stride s into a dense convolution that gives the s * s phases of the
-result as channels, and this op, which moves them to their places.
+result as channels, and interleave, which moves them to their places. `lower-dilation` makes the phases of a dilated
+convolution's input neighbours (split_phases), and puts its results back (join_phases).
 """
 
 from __future__ import annotations
@@ -93,4 +94,121 @@ interleave = define(
         Sample((Arg((1, 12, 3)),), InterleaveAttrs((3,), (0,), (10,), 2)),
     ),
     doc="Phases that are channels --> their places in the spatial axes.",
+)
+
+# -- split_phases, join_phases ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SplitAttrs:
+    """strides: phases per spatial axis. gap: zeros between phases."""
+
+    strides: tuple[int, ...] = ()
+    gap: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class JoinAttrs:
+    """strides: phases per spatial axis. pitch: from the start of a phase to the next. size: of the result."""
+
+    strides: tuple[int, ...] = ()
+    pitch: tuple[int, ...] = ()
+    size: tuple[int, ...] = ()
+
+
+def _sizes(x: Type, *numbers: tuple[int, ...]) -> list[int]:
+    """The spatial sizes, which must be numbers, and as many as there are strides."""
+    sizes = x.shape[2:]
+    if not all(isinstance(d, int) for d in sizes) or any(len(n) != len(sizes) for n in numbers):
+        raise GraphError(f"spatial sizes must be numbers, one for each of {numbers}, got {x}")
+    return [int(d) for d in sizes]
+
+
+def _split_infer(attrs: SplitAttrs, x: Type) -> Type:
+    """x [N, C, *size] --> [N, C, *strides * (ceil(size / strides) + gap) - gap]."""
+    size = _sizes(x, attrs.strides, attrs.gap)
+    lengths = (s * (-(-d // s) + g) - g for d, s, g in zip(size, attrs.strides, attrs.gap, strict=True))
+    return x.with_(shape=(*x.shape[:2], *lengths))
+
+
+def _split_reference(attrs: SplitAttrs, x: np.ndarray) -> np.ndarray:
+    for axis, (s, g) in enumerate(zip(attrs.strides, attrs.gap, strict=True), start=2):
+        moved = np.moveaxis(x, axis, -1)
+        pitch = -(-moved.shape[-1] // s) + g
+        y = np.zeros((*moved.shape[:-1], s * pitch - g), x.dtype)
+        for r in range(s):
+            phase = moved[..., r::s]
+            y[..., r * pitch : r * pitch + phase.shape[-1]] = phase
+        x = np.moveaxis(y, -1, axis)
+    return np.ascontiguousarray(x)
+
+
+def _split_element(c: Lowering, attrs: SplitAttrs, out: Type, xs: Sequence[Operand], index: tuple[Any, ...]) -> Any:
+    from tvm import tirx
+
+    (x,) = xs
+    positions, inside = [], []
+    for o, s, g, d in zip(index[2:], attrs.strides, attrs.gap, _sizes(x.type), strict=True):
+        pitch = -(-d // s) + g
+        at = tirx.floormod(o, pitch) * s + tirx.floordiv(o, pitch) if s > 1 else o
+        positions.append(at)
+        if s > 1 and s * pitch > d:
+            inside.append(at < c.dim(d))
+    value = x(*index[:2], *positions)
+    return c.guard(tirx.all(*inside), value, c.const(0, out.dtype)) if inside else value
+
+
+split_phases = define(
+    "split_phases",
+    ("x",),
+    attrs=SplitAttrs,
+    infer=_split_infer,
+    reference=_split_reference,
+    no_grad="made after differentiation, by lower-dilation",
+    element=_split_element,
+    samples=(
+        Sample((Arg((2, 3, 5, 4)),), SplitAttrs((2, 3), (1, 2))),
+        Sample((Arg((1, 2, 9)),), SplitAttrs((3,), (0,))),
+        Sample((Arg((1, 2, 6, 5)),), SplitAttrs((1, 2), (1, 1))),
+    ),
+    doc="Positions equal modulo the strides side by side, zeros between the phases and where one is shorter.",
+)
+
+
+def _join_infer(attrs: JoinAttrs, x: Type) -> Type:
+    """x [N, C, *length] --> [N, C, *attrs.size]; every phase holds what the result reads of it."""
+    lengths = _sizes(x, attrs.strides, attrs.pitch, attrs.size)
+    for length, s, pitch, size in zip(lengths, attrs.strides, attrs.pitch, attrs.size, strict=True):
+        if max((o % s) * pitch + o // s for o in range(size)) >= length:
+            raise GraphError(f"{size} positions of {s} phases at a pitch of {pitch} need more than {length} elements")
+    return x.with_(shape=(*x.shape[:2], *attrs.size))
+
+
+def _join_reference(attrs: JoinAttrs, x: np.ndarray) -> np.ndarray:
+    for axis, (s, pitch, size) in enumerate(zip(attrs.strides, attrs.pitch, attrs.size, strict=True), start=2):
+        x = x.take([(o % s) * pitch + o // s for o in range(size)], axis)
+    return x
+
+
+def _join_element(c: Lowering, attrs: JoinAttrs, out: Type, xs: Sequence[Operand], index: tuple[Any, ...]) -> Any:
+    from tvm import tirx
+
+    places = zip(index[2:], attrs.strides, attrs.pitch, strict=True)
+    positions = (tirx.floormod(o, s) * p + tirx.floordiv(o, s) if s > 1 else o for o, s, p in places)
+    return xs[0](*index[:2], *positions)
+
+
+join_phases = define(
+    "join_phases",
+    ("x",),
+    attrs=JoinAttrs,
+    infer=_join_infer,
+    reference=_join_reference,
+    no_grad="made after differentiation, by lower-dilation",
+    element=_join_element,
+    samples=(
+        Sample((Arg((2, 3, 7, 10)),), JoinAttrs((2, 3), (4, 4), (5, 4))),
+        Sample((Arg((1, 2, 9)),), JoinAttrs((3,), (3,), (9,))),
+    ),
+    doc="The inverse of split_phases: phases side by side --> their places, cut to a size.",
 )
