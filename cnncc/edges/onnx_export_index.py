@@ -142,6 +142,27 @@ def interleave(e: Exporter, node: Node, x: str) -> Any:
     return e.emit("Pad", y, e.ints([0] * (4 + rank) + more)) if any(more) else y
 
 
+def split_phases(e: Exporter, node: Node, x: str) -> Any:
+    """A gather along each axis, with a zero behind the last position for the gaps."""
+    a, value = node.attrs, node.inputs[0]
+    assert value is not None
+    sizes = _numbers(node, value.type.shape[2:])
+    y = e.emit("Pad", x, e.ints([0] * (4 + len(sizes)) + [1] * len(sizes)))
+    for axis, (d, s, g) in enumerate(zip(sizes, a.strides, a.gap, strict=True), 2):
+        pitch = -(-d // s) + g
+        places = [min(d, o % pitch * s + o // pitch) if o % pitch < pitch - g else d for o in range(s * pitch - g)]
+        y = e.emit("Gather", y, e.ints(places), axis=axis)
+    return y
+
+
+def join_phases(e: Exporter, node: Node, x: str) -> Any:
+    """A gather along each axis."""
+    a = node.attrs
+    for axis, (s, pitch, size) in enumerate(zip(a.strides, a.pitch, a.size, strict=True), 2):
+        x = e.emit("Gather", x, e.ints([o % s * pitch + o // s for o in range(size)]), axis=axis)
+    return x
+
+
 TABLE: dict[str, Callable[..., Any]] = {
     "gather": gather,
     "gather_elements": gather_elements,
@@ -151,4 +172,6 @@ TABLE: dict[str, Callable[..., Any]] = {
     "adaptive_max_pool": adaptive_pool("ReduceMax"),
     "locally_connected": locally_connected,
     "interleave": interleave,
+    "split_phases": split_phases,
+    "join_phases": join_phases,
 }
