@@ -6,7 +6,7 @@ network. It is built, loaded and run as a network's kernels are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -71,14 +71,19 @@ def lay_out(
     layouts: tuple[str, ...],
     batch: int,
     target: Target,
+    others: Iterable[Kernel] = (),
 ) -> Kernel:
-    """A kernel for an algorithm: layouts in its types, weights prepared, operands in those layouts."""
+    """A kernel for an algorithm: layouts in its types, weights prepared, operands in those layouts; the very arrays of
+    another kernel, where that has the same."""
     graph = parse(text)
     (node,) = graph.nodes
     _make_constant(graph, {name: arrays[name] for name in constants})
     node.attrs = replace(node.attrs, algorithm=algorithm, layouts=layouts)
     laid = run_passes(graph, [PASSES["lay-out"]], Context(target))
     node = next(n for n in laid.nodes if n.body is not None and n.attrs.algorithm == algorithm)
+    for other in others:
+        if [v.type for v in other.node.operands()] == [v.type for v in node.operands()]:
+            return Kernel(node, other.copies, batch)
     operands = tuple(aligned(v.type.layout.pack(_logical(v, arrays))) for v in node.operands())
     results = sum(int(np.prod(_extents(v.type.physical, batch))) * v.type.numpy.itemsize for v in node.outputs)
     size = max(1, results + sum(a.nbytes for a in operands))

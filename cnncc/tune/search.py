@@ -17,6 +17,7 @@ from cnncc.tune.space import Task, plan
 _log = logging.getLogger("cnncc.tune")
 MOST = 40  # choices of a kernel
 FINALISTS = 3  # measured again in turn with the default
+CONFIRMED = 2  # times that a choice must beat the default, each with its operands in another place
 SLOW = 2.0  # times the best: choices that need not be measured with care
 SHARE = 2.0  # seconds for every kernel, before what it gets by its weight
 
@@ -126,10 +127,15 @@ class Search:
         compared: dict[Choice, Interval] = {}
         times = []
         for choice in self._finalists(task):
-            pairs = self._measurer.compare(task, task.default, choice)
-            if not isinstance(pairs, Failure):
-                compared[choice] = gain(pairs)
+            for _ in range(CONFIRMED):
+                pairs = self._measurer.compare(task, task.default, choice)
+                if isinstance(pairs, Failure):
+                    compared.pop(choice, None)
+                    break
                 times += [first for first, _ in pairs]
+                compared[choice] = min(compared.get(choice, gain(pairs)), gain(pairs))
+                if not beats(compared[choice]):
+                    break
         default = median(times) if times else seconds[task.default]
 
         def measured(choice: Choice) -> Measured:

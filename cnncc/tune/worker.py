@@ -126,8 +126,9 @@ class Worker:
         name = way["algorithm"]
         if name not in self.kernels:  # the tiles of an algorithm read and write the same layouts
             self.kernels[name] = alone.lay_out(
-                self.text, self.arrays, self.constants, name, tuple(way["layouts"]), self.batch, self.target
-            )
+                self.text, self.arrays, self.constants, name, tuple(way["layouts"]), self.batch, self.target,
+                tuple(self.kernels.values()),
+            )  # fmt: skip
         kernel = self.kernels[name]
         tile = tuple((field, tuple(v) if isinstance(v, list) else v) for field, v in way["tile"])
         once, out = alone.build(kernel, tile, self.target, self.cache), alone.places(kernel)

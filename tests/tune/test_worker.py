@@ -12,7 +12,7 @@ from cnncc.tune import worker
 from cnncc.tune.measure import ROUNDS, TOLERANCE, Failure, Subprocess, _way
 from cnncc.tune.records import Choice
 from cnncc.tune.space import find_tasks
-from tests.tune.networks import small
+from tests.tune.networks import THIRD, small
 
 TARGET = find_target("native", 1)
 
@@ -57,6 +57,15 @@ def test_operands_are_rotated(inside):
     assert made.calls % len(copies) == 0
     assert len({call.buffers for call in program.calls}) == len(copies)
     assert len({id(a) for arrays in copies for a in arrays}) == len(copies) * len(copies[0])
+
+
+def test_algorithms_of_one_layout_share_their_operands(inside):
+    task = next(t for t in find_tasks(small(), TARGET, "default") if t.name[0] == THIRD)
+    opened(inside, task)
+    for way in task.ways:
+        inside._built(_way(task, way.default))
+    assert {"direct", "pointwise"} <= set(inside.kernels)
+    assert inside.kernels["direct"].copies is inside.kernels["pointwise"].copies
 
 
 def test_comparisons_are_pairs(inside):
