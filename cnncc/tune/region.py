@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from cnncc.ir.graph import Graph
 from cnncc.ir.kernel import anchor
-from cnncc.targets.describe import Problem, describe
-from cnncc.targets.problem import MatmulProblem
+from cnncc.targets.describe import describe
+from cnncc.targets.problem import ConvProblem, MatmulProblem, PoolProblem
 
 # Operations of an instruction or two: which of them follow a convolution does not decide about its tile.
 CHEAP = frozenset({
@@ -17,11 +18,12 @@ CHEAP = frozenset({
 SYMBOL = "N"  # whatever a model calls its batch
 
 
-def problem_text(problem: Problem) -> str:
-    """The problem as the database names it: a symbolic batch has one name in all models."""
-    if isinstance(problem, MatmulProblem):
-        return str(problem if isinstance(problem.m, int) else replace(problem, m=SYMBOL))
-    return str(problem if isinstance(problem.n, int) else replace(problem, n=SYMBOL))
+def problem_text(problem: Any) -> str:
+    """The problem as the database names it: a symbolic batch has one name in all models. Records from outside the
+    package are taken as they are."""
+    fields = {ConvProblem: ("n",), PoolProblem: ("n",), MatmulProblem: ("m",)}.get(type(problem), ())
+    symbols = [name for name in fields if isinstance(getattr(problem, name), str)]
+    return str(replace(problem, **dict.fromkeys(symbols, SYMBOL)) if symbols else problem)
 
 
 def region_text(body: Graph) -> str:

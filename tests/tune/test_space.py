@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -15,7 +15,7 @@ from cnncc.targets.cpu.tiling import KINDS
 from cnncc.targets.problem import ConvProblem, MatmulProblem
 from cnncc.targets.table import algorithms
 from cnncc.targets.target import Target
-from cnncc.tune.region import kernel_name
+from cnncc.tune.region import kernel_name, problem_text
 from cnncc.tune.space import plan
 from tests.tune.networks import FIRST, SECOND, TARGET, THIRD, small, tasks
 
@@ -33,6 +33,13 @@ PROBLEMS = [
     "matmul m1 k512 n1000 nk",
     "matmul m7 k130 n65 kn",
 ]
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A problem record of an operation from outside."""
+
+    n: str
 
 
 def problem_of(text: str) -> ConvProblem | MatmulProblem:
@@ -108,6 +115,19 @@ def test_names_do_not_depend_on_layouts_and_prepared_weights():
 @pytest.mark.parametrize("symbol", ["N", "batch_size"])
 def test_a_symbolic_batch_has_one_name(symbol):
     assert (FIRST.replace("n1", "nN"), "") in {task.name for task in tasks(batch=symbol)}
+
+
+@pytest.mark.parametrize(
+    ("problem", "text"),
+    [
+        (ConvProblem.parse("conv nB ic3 h8 w8 oc4 k1x1 s1x1 p0x0"), "conv nN ic3 h8 w8 oc4 k1x1 s1x1 p0x0"),
+        (ConvProblem.parse("conv n2 ic3 h8 w8 oc4 k1x1 s1x1 p0x0"), "conv n2 ic3 h8 w8 oc4 k1x1 s1x1 p0x0"),
+        (MatmulProblem("rows", 3, 4), "matmul mN k3 n4 kn"),
+        (Foreign("B"), "Foreign(n='B')"),
+    ],
+)
+def test_problems_by_name(problem, text):
+    assert problem_text(problem) == text
 
 
 def test_equal_kernels_are_one_task():
