@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -15,14 +13,12 @@ from cnncc.bench.torch_reference import load
 
 
 def start(job: Job) -> Session:
-    """Takes the torch module that the model came from; a foreign ONNX file through onnx2torch where it is installed."""
-    if not job.torch and any(importlib.util.find_spec(name) is None for name in ("onnx2torch", "torchvision")):
-        raise MissingError('torch runs modules, not ONNX files: give "module:function", or install onnx2torch')
+    """Takes the torch module that the model came from; a foreign ONNX file is converted to one (see torch_graph)."""
     import torch
 
     torch.set_num_threads(job.threads)
     torch.set_grad_enabled(False)
-    module = load(job.torch)[0] if job.torch else _converted(job.onnx)
+    module = load(job.torch)[0] if job.torch else _converted(job)
     module.eval()
     inputs = [torch.from_numpy(array) for array in job.feeds.values()]
     compiled, images = bool(job.options.get("compile")), any(x.dim() == 4 for x in inputs)
@@ -51,10 +47,9 @@ def start(job: Job) -> Session:
     return Session(torch.__version__, run, fetch, [run] * job.instances)
 
 
-def _converted(path: str) -> Any:
-    import onnx
+def _converted(job: Job) -> Any:
+    import cnncc
+    from cnncc.bench.systems.torch_graph import to_module
 
-    try:
-        return importlib.import_module("onnx2torch").convert(onnx.load(path))
-    except NotImplementedError as error:
-        raise MissingError(f"onnx2torch cannot convert the model: {error}") from error
+    shapes = {name: array.shape for name, array in job.feeds.items()}
+    return to_module(cnncc.load_onnx(job.onnx, shapes))
