@@ -33,9 +33,19 @@ IMAGES = (
     "inception_v3",
     "efficientnet_b0",
     "mobilenetv3_large",
+    "mobilenetv3_small",
+    "mnasnet",
     "shufflenetv2",
+    "googlenet",
+    "resnext50",
     "regnetx_400mf",
+    "regnety_400mf",
+    "convnext_tiny",
+    "conv_vit",
     "unet",
+    "detector",
+    "deeplab",
+    "espcn",
 )
 PEERS = "torch,torch-channels-last,torch-compile,onnxruntime,openvino,ncnn"
 
