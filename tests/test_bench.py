@@ -299,6 +299,14 @@ def test_instances_run_at_once(tiny, threads):
         assert system.at_once == 2 or system.name == "openvino"
 
 
+def test_a_compiled_file_needs_no_compiler_in_the_process(tiny):
+    result = run_bench(tiny, ["cnncc-loaded"], threads=1, **{**QUICK, "include_cnncc": True})
+    compiled, loaded = result.systems
+    assert (loaded.status, loaded.reason) == ("ok", "")
+    assert loaded.difference == 0
+    assert loaded.peak_bytes < compiled.peak_bytes - (50 << 20)
+
+
 def test_throughput_is_not_counted_in_processor_time(tiny):
     with pytest.raises(GraphError, match="throughput is a matter of wall time"):
         run_bench(tiny, [], threads=1, instances=2, clock="cpu", **QUICK)
@@ -362,17 +370,28 @@ def test_charts_that_cannot_be_written_are_refused_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not find_spec("onnxruntime"), reason="needs onnxruntime")
-def test_command(tiny, monkeypatch):
+def test_command(tiny):
     arguments = ["bench", tiny, "--against", "onnxruntime,ncnn", "--batch", "2"]
     arguments += ["--threads", "1", "--rounds", "2", "--duration", "0.01"]
     shown = CliRunner().invoke(group, arguments)
     assert shown.exit_code == 0, shown.output
     assert "ncnn: missing: " in shown.output
     assert "onnxruntime" in shown.output
-    data = json.loads(CliRunner().invoke(group, [*arguments, "--json", "--instances", "2"]).output)
-    assert [system["name"] for system in data["systems"]] == ["cnncc", "onnxruntime", "ncnn"]
-    assert data["instances"] == 2
+
+
+def test_command_passes_its_options_on(tiny, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("cnncc.bench.run_bench", lambda *a, **k: asked.append((a, k)) or _found(k["instances"]))
+    arguments = ["bench", tiny, "--against", "openvino, ncnn", "--instances", "3", "--threads", "2", "--json"]
+    data = json.loads(CliRunner().invoke(group, [*arguments, "--shape", "x=1x2x8x8"]).output)
+    assert data["instances"] == 3
     assert data["systems"][1]["ratio_low"] <= data["systems"][1]["ratio"] <= data["systems"][1]["ratio_high"]
+    ((given, named),) = asked
+    assert given == (tiny, ["openvino", "ncnn"], 2, 5, 0.7)
+    assert (named["instances"], named["shapes"], named["clock"]) == (3, {"x": (1, 2, 8, 8)}, "wall")
+    refused = CliRunner().invoke(group, [*arguments, "--plot", str(tmp_path / "a.pdf")])
+    assert "must end with .png or .svg" in str(refused.exception)
+    assert len(asked) == 1
 
 
 def test_machine_is_named_by_its_processor():
