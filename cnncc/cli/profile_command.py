@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ def command(
 
     executable = open_model(model, target, threads, shapes, accuracy)
     feeds = read_arrays(inputs) if inputs else random_inputs(executable.inputs, batch=batch)
-    found = profile(executable, feeds, repeat)
+    found = replace(profile(executable, feeds, repeat), name=model.name)
     if trace_file is not None:
         write_trace(found, trace_file)
     if html_file is not None:

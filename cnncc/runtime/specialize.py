@@ -92,7 +92,7 @@ class Specializing:
         return tuple(self._made.values())
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("save", "report", "peak_memory", "memory", "profile", "program", "state"):
+        if name in ("save", "report", "peak_memory", "memory", "profile", "program", "state", "clone"):
             sizes = ", ".join(sorted(self._open))
             raise GraphError(
                 f"{name}: the model is compiled for each size on first use, because of its symbols {sizes}; "

@@ -244,6 +244,7 @@ def test_command_writes_files(network, tmp_path, monkeypatch):
     shown = CliRunner().invoke(group, ["profile", *arguments, *files])
     assert shown.exit_code == 0, shown.output
     assert "GFLOP/s" in shown.output
+    assert shown.output.startswith("net.cnncc: x 2x3x16x16, 1 thread")
     assert "<svg" in (tmp_path / "p.html").read_text()
     assert json.loads((tmp_path / "p.json").read_text())["traceEvents"]
     data = json.loads(CliRunner().invoke(group, ["profile", *arguments, "--json"]).output)
