@@ -63,13 +63,13 @@ def _watch(bar: Progress, budget: float) -> Any:
 
     def on_kernel(done: int, total: int, task: Any) -> None:
         nonlocal place, count
-        place, count = f"kernel {done + 1}/{total}  {task.name[0]}", 0
-        bar.update(line, description=place)
+        place, count = f"kernel {done + 1}/{total}", 0
+        bar.update(line, description=f"{place}  {task.name[0]}")
 
     def on_trial(task: Any, choice: Any, outcome: Any, best: float) -> None:
         nonlocal count
         count += 1
-        description = f"{place}  {count} measured, best {best:.2f}x the default"
+        description = f"{place}  best {best:.2f}x of {count}  {task.name[0]}"
         bar.update(line, description=description, completed=min(budget, time.perf_counter() - start))
 
     return Watch(on_kernel, on_trial)

@@ -109,7 +109,6 @@ class Search:
         seconds = self._seconds[task.name]
         best = min((s for s in seconds.values() if s is not None), default=float("inf"))
         outcome = self._measurer.time(task, choice, SLOW * best)
-        failed = isinstance(outcome, Failure)
         seconds[choice] = None if isinstance(outcome, Failure) else outcome
         reason = outcome.reason if isinstance(outcome, Failure) else ""
         if reason and choice == task.default:
@@ -118,7 +117,7 @@ class Search:
         self._database.add(self._setting, Trial(self._setting.digest, *task.name, choice, seconds[choice], reason))
         default = seconds[task.default]
         best = min(best, seconds[choice] or best)
-        self._watch.on_trial(task, choice, outcome, default / best if default and not failed else 1.0)
+        self._watch.on_trial(task, choice, outcome, default / best if default else 1.0)
 
     def _decide(self, task: Task) -> None:
         """The fastest choices in turn with the default, and what comes of it, into the database."""

@@ -173,7 +173,7 @@ def test_progress_has_the_kernel_and_the_best_so_far():
     watch.on_trial(task, task.default, 1.0, 1.0)
     watch.on_trial(task, task.default, 1.0, 1.25)
     (line,) = bar.tasks
-    assert line.description == f"kernel 1/4  {task.name[0]}  2 measured, best 1.25x the default"
+    assert line.description == f"kernel 1/4  best 1.25x of 2  {task.name[0]}"
 
 
 def _tasks():
