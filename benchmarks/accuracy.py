@@ -192,13 +192,14 @@ def show_networks(names: list[str], images: int, accuracy: Any, target: Target) 
     print(f"| network | images | top-1 as float64 | cnncc ({accuracy}) | PyTorch float32 |")
     print("|---|---|---|---|---|")
     for name in names:
-        total, same, ours, theirs = agreement(name, images, accuracy, target)
-        print(f"| {name} | {images} | {same} of {total} | {ours:.0e} | {theirs:.0e} |", flush=True)
+        classes, total, same, ours, theirs = agreement(name, images, accuracy, target)
+        predicted = f"{same} of {total}" if classes > 1 else "-"
+        print(f"| {name} | {images} | {predicted} | {ours:.0e} | {theirs:.0e} |", flush=True)
 
 
-def agreement(name: str, images: int, accuracy: Any, target: Target) -> tuple[int, int, float, float]:
-    """Of a network's predictions (per image, or per pixel): how many, how many as in float64; and the largest error
-    relative to an image's largest output, of cnncc and of PyTorch in float32."""
+def agreement(name: str, images: int, accuracy: Any, target: Target) -> tuple[int, int, int, float, float]:
+    """Of a network's predictions (per image, pixel or box): among how many classes, how many, how many as in float64;
+    and the largest error relative to an image's largest output, of cnncc and of PyTorch in float32."""
     import torch
 
     import cnncc
@@ -206,7 +207,7 @@ def agreement(name: str, images: int, accuracy: Any, target: Target) -> tuple[in
 
     single, double = zoo.build(name), zoo.build(name).double()
     executable = cnncc.compile(zoo.export(name, dynamo=False, symbolic_batch=True), target, accuracy=accuracy)
-    total = same = 0
+    classes = total = same = 0
     ours = theirs = 0.0
     for seed in range(images):
         x = zoo.inputs(name, seed=seed)["input"]
@@ -214,12 +215,14 @@ def agreement(name: str, images: int, accuracy: Any, target: Target) -> tuple[in
         with torch.no_grad():
             expected = double(torch.from_numpy(x.astype(np.float64))).numpy()
             other = single(torch.from_numpy(x)).numpy()
-        total += expected.size // expected.shape[1]
-        same += int((found.argmax(1) == expected.argmax(1)).sum())
+        axis = 2 if expected.ndim == 3 else 1  # boxes in rows, each with its classes
+        classes = expected.shape[axis]
+        total += expected.size // classes
+        same += int((found.argmax(axis) == expected.argmax(axis)).sum())
         largest = np.abs(expected).max()
         ours = max(ours, float(np.abs(found - expected).max() / largest))
         theirs = max(theirs, float(np.abs(other - expected).max() / largest))
-    return total, same, ours, theirs
+    return classes, total, same, ours, theirs
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -54,7 +54,8 @@ def test_other_dtypes_come_from_the_definition(dtype, monkeypatch):
 
 def test_networks_are_compared_with_float64():
     pytest.importorskip("torch")
-    total, same, ours, theirs = accuracy.agreement("lenet5", 3, "default", find_target("native", 1))
+    classes, total, same, ours, theirs = accuracy.agreement("lenet5", 3, "default", find_target("native", 1))
+    assert classes == 10
     assert total == same == 3
     assert 0 < ours < 1e-5
     assert 0 < theirs < 1e-5

@@ -13,10 +13,13 @@ import cnncc
 from cnncc import nn
 from cnncc.cli import group
 from cnncc.errors import RuntimeFault
+from cnncc.kernels.trial import build
+from cnncc.targets.cpu import direct, pointwise
 from cnncc.targets.machine import NAMED, native
+from cnncc.targets.problem import ConvProblem
 from tests import zoo
 from tests.targets.cpu_records import needs_x86, runs
-from tests.tolerances import assert_close
+from tests.tolerances import assert_close, tolerance
 
 FOREIGN = "avx2" if platform.machine().lower() in ("aarch64", "arm64") else "aarch64"
 
@@ -35,6 +38,18 @@ def test_networks_on_every_target_that_runs_here(name: str, width: float, target
         feeds = zoo.inputs(name, batch, size)
         (expected,) = zoo.reference(path, feeds).values()
         assert_close(executable.run(feeds)["output"], expected, "network")
+
+
+@needs_x86
+@pytest.mark.parametrize("target", ["avx512", "avx2", "avx", "generic"])
+def test_every_width_has_its_tail(target: str) -> None:
+    """Rows that tiles do not divide, and channels that blocks do not."""
+    machine = runs(NAMED[target])
+    for width in (1, 2, 3, 5, 7, 11, 13, 17, 29):
+        problem = ConvProblem.parse(f"conv n1 ic5 h3 w{width} oc37 k3x3 s1x1 p1x1")
+        assert build(direct.ALGORITHM, problem, machine).error() < tolerance("conv").atol, width
+        problem = ConvProblem.parse(f"conv n1 ic19 h2 w{width} oc20 k1x1 s1x1 p0x0")
+        assert build(pointwise.ALGORITHM, problem, machine).error() < tolerance("conv").atol, width
 
 
 def small() -> tuple[nn.Module, dict[str, tuple[int, ...]]]:
