@@ -8,7 +8,7 @@ from functools import lru_cache
 from cnncc.runtime.threads import Dispatcher
 from cnncc.targets.machine import native
 
-_MOST = 256 << 20  # bytes that the measurement of the memory walks over, at most
+_MOST = 1 << 30  # bytes that the measurement of the memory walks over, at most
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,16 @@ def measure_roof(threads: int) -> Roof:
         from cnncc.profile.bandwidth import measure_bandwidth
         from cnncc.runtime.peak import measure_peak
 
-        levels = [Level("L2", l2 * threads, measure_bandwidth(threads, l2 * threads // 2))]
+        sizes = {"L2": (l2 * threads, l2 * threads // 2)}
         if l3 > 2 * l2 * threads:
-            levels.append(Level("L3", l3 / 2, measure_bandwidth(threads, l3 // 4)))
-        levels.append(Level("memory", float("inf"), measure_bandwidth(threads, min(_MOST, max(4 * l3, 64 << 20)))))
-        made.append(Roof(threads, measure_peak(threads, rounds=20), tuple(levels)))
+            sizes["L3"] = (l3 // 2, l3 // 4)
+        sizes["memory"] = (0, min(_MOST, max(4 * l3, 64 << 20)))
+        levels, peaks = [], []
+        for name, (capacity, walked) in sizes.items():
+            # The peak several times: other work on the machine may take processors away for a while.
+            peaks.append(measure_peak(threads, rounds=15))
+            levels.append(Level(name, capacity or float("inf"), measure_bandwidth(threads, walked)))
+        made.append(Roof(threads, max(peaks), tuple(levels)))
 
     dispatcher = Dispatcher(threads)  # a thread with a pool of that size
     dispatcher.call(measure)
