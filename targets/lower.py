@@ -71,9 +71,11 @@ def define_kernel(node: Node, target: Target) -> Defined:
 
 def unscheduled(node: Node, defined: Defined) -> Any:
     """The definition as a PrimFunc of plain loops."""
-    from tvm import te
+    from tvm import IRModule, s_tir, te
 
     func = te.create_prim_func([*defined.arguments, *defined.results])
+    # A reducer names its operand several times; where that is an expression with variables, each needs its own.
+    func = s_tir.transform.ConvertSSA()(IRModule({"main": func}))["main"]
     return func.with_attr("tirx.noalias", False) if node.attrs.in_place else func
 
 

@@ -1,8 +1,8 @@
 """Max and average pooling: every output is one expression over the taps of its window.
 
 Blocked layout (aBcd16b): vectors run over the channels of a block, so borders cost scalar index arithmetic only. Plain
-layout: vectors run over the columns between the borders. A tap that falls outside reads the nearest element inside and,
-where that could change the result, is replaced by the neutral element; TVM's simplifier drops both between the borders.
+layout: vectors run over the columns between the borders. A tap that falls outside reads the nearest element inside or,
+where that could change the result, is the neutral element; TVM's simplifier drops both between the borders.
 """
 
 from __future__ import annotations
@@ -149,12 +149,17 @@ def _define(p: PoolProblem, tile: PoolTile, x: Any, w: Any, finish: Callable[[An
 
     def tap(source: Callable[..., Any], axes: Sequence[int], index: tuple[Any, ...], k: tuple[Any, ...]) -> Any:
         """The element of a source under tap k of the axes; elsewhere it is indexed as the result."""
-        place, valid = list(index), []
+        near, there, valid = list(index), list(index), []
         for a, at_tap in zip(axes, k, strict=True):
-            place[2 + a], inside = _clamped(p, a, index[2 + a], at_tap)
+            near[2 + a], there[2 + a], inside = _place(p, a, index[2 + a], at_tap)
             valid += inside
-        value = source(*place)
-        return tirx.Select(tirx.all(*valid), value, neutral) if valid and not (p.op == "max" and _touches(p)) else value
+        if not valid or (p.op == "max" and _touches(p)):
+            return source(*near)
+        if source is read:  # not a Select: the simplifier takes its condition for granted, and the index leaves memory
+            return tirx.if_then_else(tirx.all(*valid), source(*there), neutral)
+        return tirx.Select(
+            tirx.all(*(i.equal(j) for i, j in zip(near, there, strict=True) if i is not j)), source(*near), neutral
+        )
 
     def combine(a: Any, b: Any) -> Any:
         return _maximum(a, b, p.dtype) if p.op == "max" else a + b
@@ -191,8 +196,8 @@ def _define(p: PoolProblem, tile: PoolTile, x: Any, w: Any, finish: Callable[[An
     return stage("out", p.out, lambda index: outermost(index, window(*layout.index(index))))
 
 
-def _clamped(p: PoolProblem, axis: int, position: Any, tap: Any) -> tuple[Any, list[Any]]:
-    """Where a tap lies along an axis, moved inside the input, and the conditions under which it was."""
+def _place(p: PoolProblem, axis: int, position: Any, tap: Any) -> tuple[Any, Any, list[Any]]:
+    """Where a tap lies along an axis: moved inside the input, as it is, and the conditions for being inside."""
     from tvm import tirx
 
     at = position * p.strides[axis] - p.pads[axis] + tap * p.dilations[axis]
@@ -200,9 +205,8 @@ def _clamped(p: PoolProblem, axis: int, position: Any, tap: Any) -> tuple[Any, l
     inside = [at >= 0] if low > 0 else []
     if high < p.out[axis]:
         inside.append(at < p.size[axis])
-    if inside:
-        at = tirx.max(tirx.min(at, tirx.const(p.size[axis] - 1, "int64")), tirx.const(0, "int64"))
-    return at, inside
+    near = tirx.max(tirx.min(at, tirx.const(p.size[axis] - 1, "int64")), tirx.const(0, "int64")) if inside else at
+    return near, at, inside
 
 
 def _schedule(sch: Any, p: PoolProblem, tile: PoolTile, target: Target) -> None:

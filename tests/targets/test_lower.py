@@ -82,3 +82,15 @@ def test_a_symbol_known_by_its_multiples_only():
     for n in (1, 3):
         array = np.random.default_rng(n).standard_normal((n, 4, 5, 6)).astype(np.float32)
         assert_close(executable(array), interpret(graph, {"x": array})["y"], "elementwise")
+
+
+@pytest.mark.parametrize("reduce", ["softmax", "log_softmax", "reduce_max", "reduce_min", "argmax"])
+def test_a_reduction_behind_a_formula_with_names(reduce: str):
+    """The maximum names its operand three times, and tanh is an expression with names of its own."""
+    b = cnncc.Builder()
+    t = b.tanh(b.input("x", (3, 64)))
+    axis = {"axes": (1,)} if reduce.startswith("reduce_") else {"axis": 1}
+    b.output(b.op(reduce, t, **axis), "y")
+    graph = b.finish()
+    x = np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)
+    assert_close(cnncc.compile(graph, threads=1)(x), interpret(graph, {"x": x})["y"], "elementwise")
