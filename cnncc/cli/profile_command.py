@@ -39,7 +39,9 @@ def show(found: Profile, top: int | None = None) -> None:
 @compile_options
 @click.option("-i", "--input", "inputs", multiple=True, help="NAME=file.npy, or a .npz file.  [default: random arrays]")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch of random arrays.")
-@click.option("--repeat", type=click.IntRange(2), help="Runs that are timed.  [default: those of 0.4 seconds]")
+@click.option(
+    "--repeat", type=click.IntRange(2), help="Runs that are timed.  [default: those of a second, at least 10]"
+)
 @click.option("--top", type=click.IntRange(1), help="Only so many kernels, the slowest first.")
 @click.option("--trace", "trace_file", type=click.Path(path_type=Path), help="Write a Chrome trace (JSON) here.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write a page with a roofline chart here.")

@@ -21,7 +21,7 @@ from cnncc.runtime.signature import solve_symbols
 from cnncc.runtime.specialize import Specializing
 
 _PARALLEL = b"TVMBackendParallel"  # what the names of functions begin with that kernels on several threads call
-_LEAST_TIME = 0.4  # seconds that the runs should take together
+_TOGETHER = 1.0  # seconds that the runs should take together
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class KernelTime:
     algorithm: str
     layouts: str
     problem: str
-    seconds: float  # median
-    least: float
+    seconds: float  # the least over the runs: what the kernel takes where nothing disturbs it
+    median: float
     flops: float  # of convolutions and matrix products; 0 for everything else
     weights: int  # bytes of constants
     values: int  # bytes of all other operands and results
     bound: float  # seconds that the machine needs at least (see Roof.bound)
     limit: str  # what sets the bound: "compute", "L2", "L3", "memory"
-    alone: float | None  # median seconds on one thread, where the kernel runs on several
+    alone: float | None  # least seconds on one thread, where the kernel runs on several
 
     @property
     def nbytes(self) -> int:
@@ -74,7 +74,7 @@ class KernelTime:
 class Profile:
     """All kernel calls of a model in order, and runs of the whole.
 
-    run_seconds: median time of a run.
+    run_seconds: median time of a run; run_least: the least.
     busy: processors that were busy during runs; threads of the pool that look for work count as busy.
     taken: how many more would have been, had other work on the machine not had them (None: the system does not tell).
     spans: begin and end of every call in some runs, in seconds from the first, [runs, calls, 2].
@@ -86,6 +86,7 @@ class Profile:
     roof: Roof
     rows: tuple[KernelTime, ...]
     run_seconds: float
+    run_least: float
     busy: float
     taken: float | None
     spans: np.ndarray
@@ -112,7 +113,7 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; without the spans."""
-        kept = {"name", "threads", "run_seconds", "busy", "taken"}
+        kept = {"name", "threads", "run_seconds", "run_least", "busy", "taken"}
         data = {key: value for key, value in vars(self).items() if key in kept}
         rows = [
             asdict(row) | {"roof_percent": row.roof_percent, "thread_efficiency": self.efficiency(row)}
@@ -122,7 +123,7 @@ class Profile:
 
 
 def profile(executable: Executable | Specializing, feeds: Mapping[str, Any], repeat: int | None = None) -> Profile:
-    """Times every kernel call of a compiled model in `repeat` runs (None: about as many as fit into 0.4 seconds).
+    """Times every kernel call of a compiled model in `repeat` runs (None: as many as a second takes, at least 10).
 
     State is left as it was. The FMA peak and bandwidths are measured in this process. Where a run has several threads,
     the kernels are timed on one thread as well. Raises UnsupportedError for a model that is not compiled for CPUs.
@@ -137,9 +138,9 @@ def profile(executable: Executable | Specializing, feeds: Mapping[str, Any], rep
     noted = timed(executable)
     start = time.perf_counter()
     run_spans(noted, feeds, 2)
-    count = repeat or max(3, min(100, round(2 * _LEAST_TIME / (time.perf_counter() - start))))
+    count = repeat or max(10, min(200, round(2 * _TOGETHER / (time.perf_counter() - start))))
     spans = run_spans(noted, feeds, count)
-    run_seconds, busy, taken = _whole(executable, feeds, count)
+    run_seconds, run_least, busy, taken = _whole(executable, feeds, count)
     alone = None
     if program.threads > 1:
         alone = run_spans(timed(executable, 1), feeds, max(2, count // 2) + 1)[1:]
@@ -154,18 +155,21 @@ def profile(executable: Executable | Specializing, feeds: Mapping[str, Any], rep
         rows.append(
             KernelTime(
                 *(i, row.layer, row.kernel, row.ops, row.algorithm, row.layouts, row.problem),
-                seconds=float(np.median(times)),
-                least=float(times.min()),
+                seconds=float(times.min()),
+                median=float(np.median(times)),
                 flops=flops,
                 weights=weights,
                 values=moved,
                 bound=bound,
                 limit=limit,
-                alone=float(np.median(_times(alone, i))) if parallel and alone is not None else None,
+                alone=float(_times(alone, i).min()) if parallel and alone is not None else None,
             )
         )
     name = str(program.notes.get("name") or "model")
-    return Profile(name, program.threads, shapes, roof, tuple(rows), run_seconds, busy, taken, spans - spans.flat[0])
+    return Profile(
+        *(name, program.threads, shapes, roof, tuple(rows), run_seconds, run_least, busy, taken),
+        spans=spans - spans.flat[0],
+    )
 
 
 def _times(spans: np.ndarray, call: int) -> np.ndarray:
@@ -173,8 +177,8 @@ def _times(spans: np.ndarray, call: int) -> np.ndarray:
     return times
 
 
-def _whole(executable: Executable, feeds: Mapping[str, Any], count: int) -> tuple[float, float, float | None]:
-    """Median seconds of a run; processors that were busy on average, and that other work took from our threads."""
+def _whole(executable: Executable, feeds: Mapping[str, Any], count: int) -> tuple[float, float, float, float | None]:
+    """Median and least seconds of a run; processors that were busy on average; those that other work took from us."""
     before = dict(executable.state)
     times = []
     try:
@@ -188,7 +192,7 @@ def _whole(executable: Executable, feeds: Mapping[str, Any], count: int) -> tupl
     finally:
         executable.state.update(before)
     taken = None if delayed is None or more is None else max(0.0, more - delayed) / took
-    return float(np.median(times)), busy / took, taken
+    return float(np.median(times)), min(times), busy / took, taken
 
 
 def _delayed() -> float | None:

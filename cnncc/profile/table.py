@@ -19,8 +19,8 @@ def heading(profile: Profile) -> str:
     lines = [
         f"{profile.name}: {shapes}, {profile.threads} thread{'s' * (profile.threads > 1)}",
         f"measured: FMA peak {profile.roof.gflops:.0f} GFLOP/s, {levels}",
-        f"a run takes {profile.run_seconds * 1e3:.3f} ms, the sum of its kernels' medians is"
-        f" {profile.seconds * 1e3:.3f} ms, at the roof {profile.bound * 1e3:.3f} ms",
+        f"a run: median {profile.run_seconds * 1e3:.3f} ms, least {profile.run_least * 1e3:.3f} ms;"
+        f" its kernels at their least {profile.seconds * 1e3:.3f} ms, at the roof {profile.bound * 1e3:.3f} ms",
     ]
     return "\n".join(lines)
 
@@ -40,10 +40,7 @@ def notes(profile: Profile) -> list[str]:
             f" {profile.busy:.2f} processors busy, threads that look for work among them"
         )
     if profile.taken is not None and profile.taken > 0.05 * profile.threads:
-        lines.append(
-            f"disturbed: other work on this machine took {profile.taken:.2f} processors from these threads;"
-            " least times, in --json, suffer less"
-        )
+        lines.append(f"disturbed: other work on this machine took {profile.taken:.2f} processors from these threads")
     lines.append(
         "roof: the time that the measured peak and bandwidths allow / the time;"
         " over 100: Winograd, or data in a nearer cache"
