@@ -1,4 +1,4 @@
-"""Runs compiled models with every buffer between pages that may not be touched: `python -m tests.guarded NET|SEED...`.
+"""Compiled models with every buffer between pages that may not be touched: `python -m tests.guarded NET|SEED|ops...`.
 
 A kernel that reads or writes outside of its buffers ends the process with a segmentation fault, so tests start this
 module in a process of its own.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from cnncc.runtime.calltable import CallTable
 from cnncc.runtime.program import dim_at, shape_at
 from tests import zoo
 from tests.graphs import random_feeds, random_graph
+from tests.ops.harness import run_reference
+from tests.ops.test_driver import CASES, feeds_of, one_op
 
 PAGE = mmap.PAGESIZE
 LINE = 64  # kernels may rely on whole cache lines
@@ -60,22 +63,33 @@ def run(executable: Any, feeds: dict[str, np.ndarray], at_end: bool) -> None:
     table.run()
 
 
-def main(names: list[str]) -> None:
-    """Networks, small, or random graphs by their seeds, with a symbolic batch of 1 and of 3, on one thread."""
+def models(names: list[str]) -> Iterator[tuple[str, Any, dict[str, np.ndarray]]]:
+    """What to run, on one thread: networks, small, or random graphs by their seeds, with a symbolic batch of 1 and of
+    3; "ops": the samples of all operations."""
     for name in names:
-        if name.isdigit():
+        if name == "ops":
+            for case in CASES:
+                if all(a.size for a in (*case.arrays(), *run_reference(case, case.arrays())) if a is not None):
+                    yield str(case), cnncc.compile(one_op(case), threads=1), feeds_of(case.arrays())
+        elif name.isdigit():
             graph = random_graph(int(name), batch="N")
             executable = cnncc.compile(graph, threads=1)
-            given = {batch: random_feeds(graph, {"N": batch}) for batch in (1, 3)}
+            for batch in (1, 3):
+                yield name, executable, random_feeds(graph, {"N": batch})
         else:
             net = zoo.NETS[name]
             path = zoo.export(name, dynamo=False, symbolic_batch=True, size=net.small, width=net.small_width)
             executable = cnncc.compile(path, threads=1)
-            given = {batch: zoo.inputs(name, batch, net.small) for batch in (1, 3)}
-        for batch, feeds in given.items():
-            for at_end in (False, True):
-                print(name, batch, "end" if at_end else "start", flush=True)
-                run(executable, feeds, at_end)
+            for batch in (1, 3):
+                yield name, executable, zoo.inputs(name, batch, net.small)
+
+
+def main(names: list[str]) -> None:
+    """Runs every model at both ends; says which before it does."""
+    for name, executable, feeds in models(names):
+        for at_end in (False, True):
+            print(name, "end" if at_end else "start", flush=True)
+            run(executable, feeds, at_end)
     print("done", flush=True)
 
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
         ("unet", "audio_m5"),
         tuple(map(str, range(6))),
         pytest.param(tuple(map(str, range(6, 60))), marks=pytest.mark.slow),
+        pytest.param(("ops",), marks=pytest.mark.slow),
     ],
     ids=" ".join,
 )

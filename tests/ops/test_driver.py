@@ -19,7 +19,8 @@ CASES = [c for c in all_cases() if not c.op.name.startswith(("winograd", "to_lay
 EMPTY = "nothing to compute"
 
 
-def _graph(case: Case, free: bool = False) -> Graph:
+def one_op(case: Case, free: bool = False) -> Graph:
+    """A graph of one operation."""
     attrs, types = symbolic(case) if free else (case.attrs, case.types)
     b = Builder("one")
     operands = [None if t is None else b.input(f"x{k}", t.shape, t.dtype) for k, t in enumerate(types)]
@@ -29,36 +30,37 @@ def _graph(case: Case, free: bool = False) -> Graph:
     return b.finish()
 
 
-def _feeds(arrays: list[np.ndarray | None]) -> dict[str, np.ndarray]:
+def feeds_of(arrays: list[np.ndarray | None]) -> dict[str, np.ndarray]:
+    """Arrays by the names that `one_op` gives its inputs."""
     return {f"x{k}": a for k, a in enumerate(arrays) if a is not None}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_op(case: Case):
-    feeds = _feeds(case.arrays())
+    feeds = feeds_of(case.arrays())
     expected = run_reference(case, case.arrays())
     if not all(a.size for a in (*expected, *feeds.values())):
         pytest.skip(EMPTY)
-    actual = cnncc.compile(_graph(case)).run(feeds)
+    actual = cnncc.compile(one_op(case)).run(feeds)
     for a, e in zip(actual.values(), expected, strict=True):
         assert_close(a, e, case.kind, case.dtype, str(case))
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.number == 0 and symbolic(c) is not None], ids=str)
 def test_symbolic_batch(case: Case):
-    exe = cnncc.compile(_graph(case, free=True))
+    exe = cnncc.compile(one_op(case, free=True))
     for batch in (1, 7):
         arrays = case.arrays(batch, batch_operands(case))
         expected = run_reference(case, arrays, free=True)
-        for a, e in zip(exe.run(_feeds(arrays)).values(), expected, strict=True):
+        for a, e in zip(exe.run(feeds_of(arrays)).values(), expected, strict=True):
             assert_close(a, e, case.kind, case.dtype, f"{case} batch {batch}")
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.op.grad is not None and c.sample.smooth], ids=str)
 def test_gradient(case: Case):
-    feeds = _feeds(case.arrays())
+    feeds = feeds_of(case.arrays())
     names = [n for n, a in feeds.items() if a.dtype in (np.float32, np.float64)]
-    graph = _graph(case)
+    graph = one_op(case)
     if not names or not all(a.size for a in (*run_reference(case, case.arrays()), *feeds.values())):
         pytest.skip(EMPTY)
     rng = np.random.default_rng(7)
