@@ -23,6 +23,7 @@ from benchmarks.onednn import Peer, Problem, parse
 from cnncc.errors import CnnccError
 from cnncc.runtime.peak import measure_peak
 from cnncc.targets.algorithm import Algorithm
+from cnncc.targets.machine import native
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.table import algorithms
 from cnncc.targets.target import Target
@@ -108,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--algorithm", default="", help="comma-separated names; default: those that apply")
     parser.add_argument("--against", choices=["torch"], help="oneDNN through PyTorch, on the same problems")
     parser.add_argument("--threads", default="1")
-    parser.add_argument("--target", default="avx512", choices=sorted(TARGETS))
+    parser.add_argument("--target", default="native", choices=["native", *sorted(TARGETS)])
     parser.add_argument("--seconds", type=float, default=0.15, help="measuring time per kernel")
     options = parser.parse_args(arguments)
     counts = [int(t) for t in options.threads.split(",")]
@@ -116,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     texts = options.problems + [text for name in options.network for text in NETWORKS[name]]
     wrong = 0
     for threads in counts:
-        target = replace(TARGETS[options.target], threads=threads)
+        target = replace(TARGETS.get(options.target) or native(), threads=threads)
         with ExitStack() as stack:
             peer = stack.enter_context(Peer(threads)) if options.against else None
             if peer is not None:

@@ -42,6 +42,11 @@ def _row(result: BenchResult, system: SystemResult) -> list[str]:
     ]
 
 
+def _gflop(macs: int) -> str:
+    value = 2 * macs / 1e9
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
 def _times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}"
 
@@ -56,7 +61,7 @@ def heading(result: BenchResult) -> str:
     threads = f"{result.threads} thread{'s' * (result.threads > 1)}"
     if result.instances > 1:
         threads = f"{result.instances} instances of {threads}"
-    work = "" if result.macs is None else f", {2 * result.macs / 1e9:.2f} GFLOP"
+    work = "" if result.macs is None else f", {_gflop(result.macs)} GFLOP"
     clock = ", processor time" if result.settings.get("clock") == "cpu" else ""
     peak = f", peak {result.peak_flops / 1e9:.0f} GFLOP/s" if result.peak_flops else f", peak: {result.peak_reason}"
     return f"{result.model}: {shapes}\n{threads}{clock}{work}{peak}"
@@ -124,7 +129,7 @@ def _markdown(results: Sequence[BenchResult]) -> str:
                 continue
             text = _cell(result, system)
             cells.append(f"**{text}**" if system is best else text)
-        work = "" if result.macs is None else f"{2 * result.macs / 1e9:.2f}"
+        work = "" if result.macs is None else _gflop(result.macs)
         peak = "" if result.peak_flops is None else f"{result.peak_flops / 1e9:.0f}"
         threads = f"{result.instances} x {result.threads}" if result.instances > 1 else str(result.threads)
         lines.append(f"| {result.model} | {threads} | {work} | {peak} | " + " | ".join(cells) + " |")
