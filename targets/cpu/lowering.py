@@ -17,6 +17,7 @@ def lower(team: bool) -> tuple[Any, Any, Any]:
     from tvm.tirx import transform as t
 
     lets = tvm.transform.module_pass(_store_lets, opt_level=0, name="cnncc.StoreLets")
+    straight = tvm.transform.module_pass(_straighten, opt_level=0, name="cnncc.Straighten")
     share = tvm.transform.module_pass(_share_out, opt_level=0, name="cnncc.ShareOut")
     blocks_to_loops = [
         s.ConvertSSA(),  # partitioned loops and inlined stages repeat expressions with their variables
@@ -30,6 +31,7 @@ def lower(team: bool) -> tuple[Any, Any, Any]:
         s.LowerOpaqueBlock(),
         lets,
         t.FlattenBuffer(),
+        straight,
         t.BF16ComputeLegalize(),
     ]
     loops = [
@@ -65,6 +67,15 @@ def _store_lets(module: Any, _context: Any) -> Any:
     from cnncc.targets.cpu.lets import store_lets
 
     return tvm.IRModule({name: store_lets(func) for name, func in module.functions.items()}, attrs=module.attrs)
+
+
+def _straighten(module: Any, _context: Any) -> Any:
+    import tvm
+
+    from cnncc.targets.cpu.straighten import straighten_offsets
+
+    functions = {name: straighten_offsets(func) for name, func in module.functions.items()}
+    return tvm.IRModule(functions, attrs=module.attrs)
 
 
 def _share_out(module: Any, _context: Any) -> Any:
