@@ -81,7 +81,7 @@ def cost(p: ConvProblem, target: Target, tile: WinogradTile) -> Cost:
     again = 0.0 if resident else max(0.0, turns * mine - weights / target.threads) / far
     near = activations / (memory if activations > target.l3 // 2 else 3 * memory)
     moved = weights / memory + again + near
-    seconds = max(compute, moved) + 0.5 * min(compute, moved) + (FORK_SECONDS if target.threads > 1 else 0.0)
+    seconds = max(compute, moved) + 0.2 * min(compute, moved) + (FORK_SECONDS if target.threads > 1 else 0.0)
     return Cost(seconds, flops=2.0 * steps * step * tasks * target.lanes(), bytes=float(weights + activations))
 
 
@@ -142,7 +142,8 @@ def _step(p: ConvProblem, target: Target, tile: WinogradTile) -> float:
     reused = tile.th * tile.tw // held if slab <= target.l1 // 2 else 1
     streamed = loads * lanes * ITEMSIZE / reused + held * ITEMSIZE
     half_register = target.vector_bits / 16  # bytes a slot
-    return max(held * loads, loads + scalar * held, 8.0, streamed / half_register)
+    alone = 1.15 if loads == 1 else 1.0  # every FMA reads its scalar from memory, where two could share a loaded one
+    return max(alone * held * loads, loads + scalar * held, 8.0, streamed / half_register)
 
 
 def _forward_slots(m: int) -> float:
