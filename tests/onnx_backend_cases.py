@@ -25,7 +25,6 @@ EXCLUDED: dict[str, str] = {
     r"linear_blocked": "blocked quantisation is for language models",
     r"equal_string": "strings are no tensors of a CNN",
     r"identity_(sequence|opt)": "sequences and optionals are no tensors",
-    r"batchnorm_.*_training_mode": "training is cnncc.train's: batch norm of an ONNX file uses its stored statistics",
     r"training_dropout": "training is cnncc.train's: dropout of an ONNX file is the identity",
     r"einsum_batch_diagonal": "einsum with a letter twice in one operand (a diagonal) is not imported",
     r"maxpool_with_argmax_2d_precomputed_strides": "indices in column-major order (storage_order=1) are not imported",

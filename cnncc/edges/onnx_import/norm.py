@@ -12,9 +12,10 @@ from cnncc.ir.graph import Value
 
 
 def batch_norm(n: Call) -> Results:
-    """BatchNormalization with given statistics."""
-    if n.attr_int("training_mode") or any(n.wants(i) for i in range(1, 5)):
-        n.unsupported("training_mode=1 (statistics of the batch); export the model in evaluation mode")
+    """BatchNormalization with given statistics, or with those of the batch: standardised weights are written so."""
+    training = bool(n.attr_int("training_mode"))
+    if not training and any(n.wants(i) for i in range(1, 5)):
+        n.unsupported("statistics of the batch as results; export the model in evaluation mode")
     if not n.attr_int("spatial", 1):
         n.unsupported("spatial=0")
     x = n.value(0)
@@ -22,7 +23,26 @@ def batch_norm(n: Call) -> Results:
     for p in parameters:
         if p.type.rank == 1 and x.type.rank > 1:
             n.equate(x.type.shape[1], p.type.shape[0], "input channels and elements of scale, B, mean and var", True)
-    return n.op("batch_norm", x, *parameters, eps=n.attr_float("epsilon", 1e-5))
+    if not training:
+        return n.op("batch_norm", x, *parameters, eps=n.attr_float("epsilon", 1e-5))
+    return _batch_norm_of_batch(n, x, *parameters)
+
+
+def _batch_norm_of_batch(n: Call, x: Value, scale: Value, bias: Value, mean: Value, var: Value) -> Results:
+    """Normalised by mean and population variance of the batch, and the running ones moved towards them."""
+    axes = tuple(a for a in range(x.type.rank) if a != 1)
+    here = n.op("reduce_mean", x, axes=axes, keepdims=True)
+    centred = n.op("sub", x, here)
+    spread = n.op("reduce_mean", n.op("mul", centred, centred), axes=axes, keepdims=True)
+    shape = (x.type.shape[1], *(1 for _ in range(x.type.rank - 2)))
+    root = n.op("sqrt", n.op("add", spread, n.attr_float("epsilon", 1e-5)))
+    y = n.op("add", n.op("mul", n.op("div", centred, root), n.reshape(scale, shape)), n.reshape(bias, shape))
+    momentum = n.attr_float("momentum", 0.9)
+    moved = (
+        n.op("add", n.op("mul", old, momentum), n.op("mul", n.reshape(new, old.type.shape), 1 - momentum))
+        for old, new in ((mean, here), (var, spread))
+    )
+    return (y, *moved) if n.wants(1) or n.wants(2) else y
 
 
 def instance_norm(n: Call) -> Results:
