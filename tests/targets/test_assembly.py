@@ -66,7 +66,7 @@ def products(name: str, loops: list[Loop], size: int) -> list[Loop]:
     """The loops of whole register tiles: their multiplications are whole steps, at most those of a block of 16, of
     elements from memory."""
     whole = [loop for loop in loops if loop.total in range(size, 16 * size + 1, size)]
-    return whole if name in ("depthwise", "lanes") else [loop for loop in whole if loop.broadcasts]
+    return whole if name in ("depthwise", "lanes") else [loop for loop in whole if 16 * loop.broadcasts >= loop.total]
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
