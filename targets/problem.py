@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from cnncc.errors import GraphError
 
-HINT = 4  # the batch that decisions assume where it is symbolic: 1 to 64 then run at 93 percent of the fixed speed or more
+# The batch that decisions assume where it is symbolic: 1 to 64 then run at 93 percent of the fixed speed or more.
+HINT = 4
 _SPATIAL = {1: "w", 2: "hw", 3: "dhw"}
 
 
