@@ -177,9 +177,9 @@ def test_a_training_step_equals_the_one_on_the_cpu(monkeypatch: pytest.MonkeyPat
 
     choose = runtime._engine
 
-    def engine(program: Any, state: Any) -> Any:
+    def engine(program: Any, state: Any, *rest: Any) -> Any:
         if objects.NOTE not in program.notes:
-            return choose(program, state)
+            return choose(program, state, *rest)
         return CudaEngine(program, state, EmulatedDevice(program.notes[objects.NOTE], tmp_path))
 
     monkeypatch.setattr(runtime, "_engine", engine)
