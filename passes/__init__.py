@@ -13,6 +13,7 @@ from cnncc.passes.layouts import lay_out
 from cnncc.passes.manager import Context, Pass, Step, run_passes
 from cnncc.passes.outputs import separate_outputs
 from cnncc.passes.pads import fold_pad
+from cnncc.passes.pooling import order_pools
 from cnncc.passes.products import flatten_matmul
 from cnncc.passes.regions import propose_kernels
 from cnncc.passes.tiles import choose_tiles
@@ -24,6 +25,7 @@ FOLD_PAD = Step("fold-pad", fold_pad)
 FOLD_BATCHNORM = Step("fold-batchnorm", fold_batchnorm)
 SINK_TRANSPOSES = Step("sink-transposes", sink_transposes)
 LOWER_DILATION = Step("lower-dilation", lower_dilation)
+ORDER_POOLS = Step("order-pools", order_pools)
 FLATTEN_MATMUL = Step("flatten-matmul", flatten_matmul)
 LOWER_CONV_TRANSPOSE = Step("lower-conv-transpose", lower_conv_transpose)
 MERGE_DUPLICATES = Step("merge-duplicates", merge_duplicates)
@@ -42,6 +44,7 @@ INFERENCE: tuple[Pass, ...] = (
     CANONICALIZE,
     FOLD_PAD,
     FOLD_BATCHNORM,
+    ORDER_POOLS,
     LOWER_CONV_TRANSPOSE,
     LOWER_DILATION,
     FLATTEN_MATMUL,
@@ -57,6 +60,7 @@ TRAINING: tuple[Pass, ...] = (
     SINK_TRANSPOSES,
     CANONICALIZE,
     FOLD_PAD,
+    ORDER_POOLS,
     LOWER_CONV_TRANSPOSE,
     FLATTEN_MATMUL,
     CANONICALIZE,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from cnncc.ir.dims import substitute
 from cnncc.ir.graph import Graph, Node, Value
-from cnncc.ir.kernel import anchor
+from cnncc.ir.kernel import anchor, feeding
 from cnncc.ir.layout import PLAIN, Layout, channels
 from cnncc.ir.types import Type
 from cnncc.ops.registry import lookup
@@ -77,7 +77,7 @@ def by_algorithm(node: Node, body: Graph, target: Target, context: Context) -> I
     first = body.inputs.index(root.inputs[0]) if root.inputs[0] in body.inputs else -1
     for algorithm in algorithms(target, family(root)):
         reason = algorithm.applies(problem, target)
-        if reason is None and first < 0:
+        if reason is None and first < 0 and not algorithm.prologue:
             reason = "it takes no prologue"
         if reason is None and not algorithm.exact and context.accuracy == "strict":
             reason = "accuracy='strict' asks for the sums of the definition"
@@ -90,10 +90,13 @@ def by_algorithm(node: Node, body: Graph, target: Target, context: Context) -> I
             context.decline(f"choose {algorithm.name}", node.where, reason)
             continue
         wanted = algorithm.layouts(problem, target)
+        before = feeding(root.inputs[0]) if first < 0 else set()
         operands = []
         for value in body.inputs:
             if value is root.inputs[0]:
                 operands.append(wanted.x)
+            elif value in before:
+                operands.append(beside(value.type, root.inputs[0].type, wanted.x))  # type: ignore[union-attr]
             elif len(root.inputs) > 1 and value is root.inputs[1]:
                 assert wanted.w is not None
                 operands.append(wanted.w)

@@ -18,6 +18,7 @@ import networkx as nx
 from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ir.kernel import KernelAttrs, kernel_node
 from cnncc.ops.registry import lookup
+from cnncc.ops.window import geometry
 from cnncc.passes.manager import Context
 
 VIEWS = frozenset({"reshape"})
@@ -38,7 +39,15 @@ class Region:
     def readers(self) -> list[Node]:
         """Who may read a prologue: the anchor; and where that reads every element once, the prologue itself."""
         assert self.anchor is not None
-        return [self.anchor, *(self.prologue if self.anchor.op.startswith(READS_ONCE) else ())]
+        return [self.anchor, *(self.prologue if _reads_once(self.anchor) else ())]
+
+
+def _reads_once(anchor: Node) -> bool:
+    """Whether an anchor reads every element of its operand at most once, as a pool does whose windows lie apart."""
+    if anchor.op != "average_pool":
+        return anchor.op.startswith(READS_ONCE)
+    g = geometry(anchor.attrs, anchor.attrs.kernel)
+    return all(s >= k and d == 1 for s, k, d in zip(g.strides, g.kernel, g.dilations, strict=True))
 
 
 def propose_kernels(graph: Graph, context: Context) -> None:

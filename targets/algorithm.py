@@ -66,6 +66,7 @@ class Algorithm:
     schedule: Callable[[Schedule, Any, Any, Target], None]
     scratch: Callable[[Any, Target, Any], int] = lambda problem, target, tile: 0
     error_bound: Callable[[str], float] = lambda dtype: 0.0
+    prologue: bool = False  # `x` may be what stands before the anchor, computed wherever it is read
     exact: bool = True  # sums the same products as the definition (allowed under accuracy="strict")
     weight_op: str | None = None  # IR operation that prepares the weights at compile time, e.g. "winograd_weights"
     candidates: Callable[[Any, Target], Iterator[Any]] | None = None

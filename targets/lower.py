@@ -7,13 +7,14 @@ whatever layout. The anchor is defined by the chosen algorithm, or by its own `c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cnncc.ir.dims import Dim, affine, normal, symbol
 from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ir.kernel import anchor
+from cnncc.ir.layout import Layout
 from cnncc.ir.printer import attributes, print_graph
 from cnncc.ir.types import Type
 from cnncc.ops.lowering import TVM_DTYPE, Lowering, Operand, element_at
@@ -44,6 +45,17 @@ class Defined:
     results: Sequence[Any]
     tile: Any
     c: Lowering
+
+
+@dataclass(frozen=True)
+class Prologue:
+    """What an algorithm reads in place of a tensor: called with physical indices, of the physical shape."""
+
+    read: Callable[..., Any]
+    shape: tuple[Any, ...]
+
+    def __call__(self, *index: Any) -> Any:
+        return self.read(*index)
 
 
 def kernel_key(node: Node) -> str:
@@ -199,8 +211,12 @@ class _Evaluator:
         kind = type(algorithm.tiles_for(problem, self.target))
         self.tile = tile_record(kind, node.attrs.tile) if node.attrs.tile else algorithm.tiles_for(problem, self.target)
         (result,) = self.body.outputs
-        operands = [self.known[v].tensor for v in root.operands()]
-        weights = operands[1] if len(operands) > 1 else None
+        first, *others = root.operands()
+        weights = self.known[others[0]].tensor if others else None
+        if first in self.known:
+            x = self.known[first].tensor
+        else:
+            x = self._before(first, algorithm.layouts(problem, self.target).x)
 
         def finish(value: Any, index: tuple[Any, ...]) -> Any:
             at = {v: self._beside(self.known[v], result.type) for v in self.body.inputs}
@@ -209,7 +225,15 @@ class _Evaluator:
                 return self._shared(root.output, element, result, steps, index, at)
             return self._next(result, steps, index, {**at, root.output: Operand(root.output.type, lambda *_: element)})
 
-        return algorithm.define(problem, self.tile, operands[0], weights, finish)
+        return algorithm.define(problem, self.tile, x, weights, finish)
+
+    def _before(self, value: Value, layout: Layout) -> Prologue:
+        """The operands of the anchor's first operand, which is computed where it is read, as if stored in a layout."""
+        type_ = value.type.with_(layout=layout)
+        at = {v: self._beside(known, type_) for v, known in self.known.items()}
+        steps = self._steps(value, at)
+        operand = Operand(type_, lambda *index: self._next(value, steps, index, at))
+        return Prologue(operand.physical, tuple(self.c.dim(d) for d in type_.physical))
 
     def _beside(self, operand: Operand, result: Type) -> Operand:
         """An operand read at the indices of a result, some of which may fall into the padding of its blocks."""

@@ -40,3 +40,15 @@ def anchor(body: Graph) -> Node | None:
 
     heavy = [n for n in body.nodes if not lookup(n.op).fusible]
     return heavy[0] if heavy else None
+
+
+def feeding(value: Value | None) -> set[Value]:
+    """The values that a value is computed from, itself among them."""
+    found: set[Value] = set()
+    pending = [value] if value is not None else []
+    while pending:
+        v = pending.pop()
+        if v not in found:
+            found.add(v)
+            pending += v.node.operands() if v.node is not None else ()
+    return found

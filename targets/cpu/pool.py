@@ -286,6 +286,7 @@ pool_blocked = Algorithm(
     schedule=_schedule,
     scratch=_scratch,
     error_bound=_error,
+    prologue=True,
 )
 pool_plain = Algorithm(
     name="pool_plain",
@@ -298,4 +299,5 @@ pool_plain = Algorithm(
     schedule=_schedule,
     scratch=_scratch,
     error_bound=_error,
+    prologue=True,
 )

@@ -133,6 +133,10 @@ def test_reductions_take_a_prologue():
     kernels, context = propose(chain + line("r", "softmax(%t, axis=3)") + "  return %r")
     assert kernels == ["sigmoid+mul", "tanh+softmax"], "softmax reads its operand three times"
     assert any("several times" in d.reason for d in context.declined)
+    for stride, expected in ((2, ["sigmoid+mul+tanh+average_pool"]), (1, ["sigmoid+mul", "tanh+average_pool"])):
+        pool, size = f"average_pool(%t, kernel=(2, 2), strides=({stride}, {stride}))", 4 // stride - (stride == 1)
+        kernels, _ = propose(chain + line("r", pool, f"1, 16, {size}, {size}") + "  return %r")
+        assert kernels == expected, "windows that overlap read an element several times"
     kernels, context = propose(line("m", "mul(%x, %z)") + line("c", "conv(%m, %w, pads=1)") + "  return %c")
     assert kernels == ["mul", "conv"]
     assert any(d.reason == "conv takes no prologue" for d in context.declined)

@@ -94,3 +94,26 @@ def test_a_reduction_behind_a_formula_with_names(reduce: str):
     graph = b.finish()
     x = np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)
     assert_close(cnncc.compile(graph, threads=1)(x), interpret(graph, {"x": x})["y"], "elementwise")
+
+
+@pytest.mark.parametrize(("channels", "layout"), [(32, "aBcd16b"), (20, "aBcd16b"), (3, "plain")])
+def test_an_average_pool_computes_what_stands_before_it(channels, layout):
+    """Between convolutions in blocks of channels, whole or ragged, and alone in row-major layout."""
+    rng = np.random.default_rng(0)
+    b = cnncc.Builder()
+    x = b.input("x", ("N", channels, 9, 8))
+    w = rng.standard_normal((channels, channels, 3, 3)).astype(np.float32)
+    shift = b.input("t", (channels, 1, 1))
+    scale = rng.standard_normal((1, channels, 1, 1)).astype(np.float32)
+    y = x
+    if layout != "plain":
+        y = b.conv(x, w, pads=1)
+        b.output(b.conv(y, w), "z")  # a second reader, or the convolution would take what stands before the pool
+    y = b.average_pool(b.exp(b.add(b.mul(y, scale), shift)), kernel=2, strides=2)
+    b.output(b.conv(y, w) if layout != "plain" else y, "y")
+    graph = b.finish()
+    exe = cnncc.compile(graph, threads=1)
+    (row,) = (r for r in exe.report().rows if "average_pool" in r.ops)
+    assert (row.ops, row.algorithm.split("_")[0], row.layouts) == ("mul+add+exp+average_pool", "pool", layout)
+    feeds = {"x": rng.standard_normal((2, channels, 9, 8)).astype(np.float32) / 9, "t": np.ones((channels, 1, 1), "f4")}
+    assert_close(exe.run(feeds)["y"], interpret(graph, feeds)["y"], "winograd")
