@@ -14,6 +14,7 @@ import datetime
 import itertools
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,14 @@ def read(path: Path) -> list[BenchResult]:
     return [BenchResult.from_dict(r) for r in json.loads(path.read_text())["results"]] if path.exists() else []
 
 
-def write(path: Path, machine: dict[str, Any], results: list[BenchResult]) -> None:
-    """The JSON file and the Markdown beside it."""
-    path.parent.mkdir(exist_ok=True)
+def write(
+    path: Path,
+    machine: dict[str, Any],
+    results: list[BenchResult],
+    shown: Callable[[Sequence[BenchResult]], str] = markdown,
+) -> None:
+    """The JSON file and the Markdown beside it, as `shown`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     results = sorted(results, key=lambda r: (r.instances, r.threads, r.model))
     path.write_text(json.dumps({"machine": machine, "results": [r.to_dict() for r in results]}, indent=1) + "\n")
     versions = {s.name: s.version for result in results for s in result.systems if s.version}
@@ -67,7 +73,7 @@ def write(path: Path, machine: dict[str, Any], results: list[BenchResult]) -> No
         "the milliseconds of a request). " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
     ]
     head = f"# {machine['processor']}, {', '.join(machine['instructions'])}, {machine['processors']} processors"
-    path.with_suffix(".md").write_text("\n\n".join([head, "\n".join(lines), markdown(results)]))
+    path.with_suffix(".md").write_text("\n\n".join([head, "\n".join(lines), shown(results)]))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,7 @@ def compile(
     dump: str | os.PathLike[str] | None = None,
     tuning: str | os.PathLike[str] | None = None,
     frozen_schedules: bool = False,
+    without: Iterable[str] = (),
 ) -> Executable:
     """Compile a model for a machine.
 
@@ -68,6 +69,7 @@ def compile(
     tuning: a database that `cnncc tune` wrote; left out, the user's where there is one (CNNCC_TUNING, else tuning.jsonl
         in the cache folder); "off" takes none.
     frozen_schedules: kernels without a record there are an error.
+    without: kinds of fusion to leave out, by their names in `cnncc.passes.fusion.KINDS`; to measure what they bring.
 
     Raises ModelFileError, UnsupportedError (all unsupported operators at once), GraphError, ScheduleError (all kernels
     without a record at once).
@@ -80,17 +82,19 @@ def compile(
         raise UnsupportedError(f"accuracy must be 'strict', 'default' or 'fast', got {accuracy!r}")
     graph = as_graph(model, shapes)
     progress.stage("import", start)
+    from cnncc.passes.fusion import check_kinds
     from cnncc.targets.machine import find_target
     from cnncc.tune.lookup import find_tuning
 
     machine = find_target(target, threads)
     lookup = find_tuning(tuning, machine, accuracy)
-    folder = None if dump is None else Path(dump)
+    folder, off = None if dump is None else Path(dump), check_kinds(without)
 
     def compiled(g: Graph) -> Executable:
         return compile_graph(
-            g, machine, accuracy, progress, folder, passes=passes, tuning=lookup, frozen_schedules=frozen_schedules
-        )
+            g, machine, accuracy, progress, folder, passes=passes, tuning=lookup, frozen_schedules=frozen_schedules,
+            without=off,
+        )  # fmt: skip
 
     return Specializing(graph, compiled) if open_symbols(graph) else compiled(graph)  # type: ignore[return-value]
 
@@ -155,6 +159,7 @@ def plan_graph(
     passes: Sequence[Pass] | None = None,
     tuning: Tuning | None = None,
     frozen_schedules: bool = False,
+    without: frozenset[str] = frozenset(),
 ) -> Planned:
     """Everything before kernels are built: passes, choices, tiles, memory. Arguments as for `compile_graph`."""
     from cnncc.kernels.build import KernelSource
@@ -167,7 +172,7 @@ def plan_graph(
     from cnncc.targets.lower import kernel_key, kernel_symbol, lower_kernel
 
     progress = progress or Progress()
-    context = Context(target, accuracy, dump=dump, tuning=tuning, frozen=frozen_schedules)
+    context = Context(target, accuracy, dump=dump, tuning=tuning, frozen=frozen_schedules, without=without)
     laid = run_passes(graph, passes or (INFERENCE if state is None else TRAINING), context)
     for name, seconds in context.seconds.items():
         progress.seconds[name] = progress.seconds.get(name, 0.0) + seconds
@@ -189,7 +194,7 @@ def plan_graph(
             extra[symbol] = find_workspaces(node, sources[symbol], symbol, target)
         workspaces[node] = extra[symbol]
     start = progress.stage("find workspaces", start)
-    plan = plan_memory(laid, workspaces)
+    plan = plan_memory(laid, workspaces, in_place="concat" not in without)
     progress.stage("plan-memory", start)
     used = {symbols[n] for n in symbols if n not in plan.skipped}
     wanted = {s: sources[s] for s in sources if s in used}
@@ -208,6 +213,7 @@ def compile_graph(
     passes: Sequence[Pass] | None = None,
     tuning: Tuning | None = None,
     frozen_schedules: bool = False,
+    without: frozenset[str] = frozenset(),
 ) -> Executable:
     """Compile a graph whose shapes are known up to a symbolic batch.
 
@@ -219,7 +225,7 @@ def compile_graph(
     from cnncc.runtime.executable import Executable
 
     progress = progress or Progress()
-    made = plan_graph(graph, target, accuracy, progress, dump, state, passes, tuning, frozen_schedules)
+    made = plan_graph(graph, target, accuracy, progress, dump, state, passes, tuning, frozen_schedules, without)
     start = time.perf_counter()
     notes: dict[str, Any] = {"name": graph.name, "accuracy": accuracy, "calls": made.calls}
     if target.kind == "cuda":

@@ -6,6 +6,7 @@ import numpy as np
 
 from cnncc.builder import Builder
 from cnncc.ir.graph import Graph, Node, Value
+from cnncc.passes.fusion import switched_off
 from cnncc.passes.manager import Context
 from cnncc.passes.rules import Decline, Rule, apply_rules, rule
 
@@ -118,6 +119,9 @@ RULES: tuple[Rule, ...] = (
 
 def fold_batchnorm(graph: Graph, context: Context) -> None:
     """Apply RULES (inference only: weights change)."""
+    if reason := switched_off("batch-norm", context.without):
+        context.decline("fold-batchnorm", graph.name, reason)
+        return
     apply_rules(graph, RULES, context)
 
 

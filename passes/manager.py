@@ -33,7 +33,8 @@ class Declined:
 @dataclass
 class Context:
     """What passes may know: the target (None before one is chosen), the accuracy policy, measurements (`frozen`: every
-    kernel must have them); and what they leave behind, `tuned` being the kernels that run a measured record."""
+    kernel must have them), `without` being kinds of fusion that are switched off (passes/fusion.py); and what they
+    leave behind, `tuned` being the kernels that run a measured record."""
 
     target: Target | None = None
     accuracy: Accuracy = "default"
@@ -43,6 +44,7 @@ class Context:
     tuning: Tuning | None = None
     frozen: bool = False
     tuned: set[Node] = field(default_factory=set)
+    without: frozenset[str] = frozenset()
 
     def decline(self, rule: str, where: str, reason: str) -> None:
         """Note why a rule did not apply; shown with -v."""

@@ -78,11 +78,11 @@ class _Block:
     offset: int = -1
 
 
-def plan_memory(graph: Graph, workspaces: Mapping[Node, Sequence[Type]] | None = None) -> Plan:
-    """Place every value. `workspaces`: types of the extra buffers of kernels. Raises GraphError for sizes that are
-    not linear in the symbols."""
+def plan_memory(graph: Graph, workspaces: Mapping[Node, Sequence[Type]] | None = None, in_place: bool = True) -> Plan:
+    """Place every value. `workspaces`: types of the extra buffers of kernels. `in_place`: members of a concat are
+    written there. Raises GraphError for sizes that are not linear in the symbols."""
     plan = Plan()
-    _find_views(graph, plan)
+    _find_views(graph, plan, in_place)
     step = {node: k for k, node in enumerate(graph.nodes)}
     own = {*graph.inputs, *graph.outputs}
     first: dict[Value, int] = {}
@@ -146,10 +146,10 @@ def _place(blocks: Sequence[_Block]) -> int:
     return max((b.offset + b.size for b in blocks), default=0)
 
 
-def _find_views(graph: Graph, plan: Plan) -> None:
+def _find_views(graph: Graph, plan: Plan, in_place: bool) -> None:
     pinned = _pinned(graph)
     for node in reversed(graph.nodes):
-        if node.body is not None and [n.op for n in node.body.nodes] == ["concat"]:
+        if in_place and node.body is not None and [n.op for n in node.body.nodes] == ["concat"]:
             _write_in_place(node, pinned, plan)
     outputs = set(graph.outputs)
     for node in graph.nodes:

@@ -19,6 +19,7 @@ from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ir.kernel import KernelAttrs, kernel_node
 from cnncc.ops.registry import lookup
 from cnncc.ops.window import geometry
+from cnncc.passes.fusion import kind_of, switched_off
 from cnncc.passes.manager import Context
 
 VIEWS = frozenset({"reshape"})
@@ -88,7 +89,13 @@ def _take_epilogue(
         if not isinstance(end, Node) or any(v in graph.outputs for v in last.outputs):
             return
         between = _between(last, end, order)
-        reason = next((r for n in between if (r := _refuses(n, last, end, owner))), "")
+        inside = {v for n in (*region.nodes, *between) for v in n.outputs}
+        kinds = [kind_of(n, inside) if lookup(n.op).elementwise else "" for n in between]
+        reasons = [
+            _refuses(n, last, end, owner) or switched_off(kind, context.without)
+            for n, kind in zip(between, kinds, strict=True)
+        ]
+        reason = next(filter(None, reasons), "")
         if reason:
             context.decline("propose-kernels", last.where, reason)
             return
@@ -149,6 +156,8 @@ def _place(graph: Graph, node: Node, owner: dict[Node, Region], context: Context
             reason = f"{region.anchor.op} takes no prologue"
         elif region.anchor is not None and any(u not in region.readers() for u in node.outputs[0].users):
             reason = "it is read behind the anchor, or the anchor would compute it several times"
+        elif region.anchor is not None and (off := switched_off("reduction", context.without)):
+            reason = off
         elif len(region.nodes) >= LIMIT or reads > 2:
             reason = f"the kernel would have more than {LIMIT} operations, or compute the value {reads} times"
         else:

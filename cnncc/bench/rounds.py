@@ -17,7 +17,7 @@ from cnncc.bench.client import Client
 from cnncc.bench.machine import describe_machine
 from cnncc.bench.model import Prepared, prepare
 from cnncc.bench.results import BenchResult, Round, SystemResult, difference, summarise
-from cnncc.bench.systems import SYSTEMS
+from cnncc.bench.systems import SYSTEMS, WITHOUT, find_system
 from cnncc.errors import GraphError
 from cnncc.runtime.threads import default_threads
 
@@ -40,7 +40,7 @@ def run_bench(
     instances: int = 1,
     progress: Callable[[str], None] = lambda text: None,
 ) -> BenchResult:
-    """Times a model in cnncc and in other systems (names of SYSTEMS).
+    """Times a model in cnncc and in other systems (names of SYSTEMS, and cnncc-without-KIND of fusion).
 
     model: path of an ONNX file, onnx.ModelProto, or "module:function" of a torch module (see torch_reference.load).
     threads: for every system alike (None: the processors this process may use). Each system runs in its own process;
@@ -53,9 +53,9 @@ def run_bench(
     Raises GraphError for unknown systems and shapes, ModelFileError, UnsupportedError.
     """
     names = list(dict.fromkeys([*(["cnncc"] if include_cnncc else []), *against]))
-    unknown = [name for name in names if name not in SYSTEMS]
+    unknown = [name for name in names if find_system(name) is None]
     if unknown:
-        raise GraphError(f"{', '.join(unknown)}: no such system to time; there are {', '.join(SYSTEMS)}")
+        raise GraphError(f"{', '.join(unknown)}: no such system to time; there are {', '.join(SYSTEMS)}, {WITHOUT}KIND")
     threads = threads or max(1, default_threads() // instances)
     if instances > 1 and clock == "cpu":
         raise GraphError("clock: throughput is a matter of wall time, got cpu with several instances")

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from cnncc.bench.systems import SYSTEMS, Job, MissingError, Session, peak
+from cnncc.bench.systems import Job, MissingError, Session, find_system, peak
 from cnncc.bench.torch_reference import export
 
 
@@ -73,7 +73,8 @@ class Worker:
         self, system: str, onnx: str, feeds: str, threads: int, scratch: str, torch: str | None, instances: int = 1
     ) -> dict[str, Any]:
         """Loads and compiles the model; the seconds are all it takes from a running process with numpy to there."""
-        known = SYSTEMS[system]
+        known = find_system(system)
+        assert known is not None, system
         absent = [name for name in known.packages if importlib.util.find_spec(name) is None]
         if absent:
             raise MissingError(f"not installed: {', '.join(absent)}")

@@ -16,7 +16,8 @@ from cnncc.cli.common import ShapeType, console, json_option, print_json
     "--against",
     default="",
     help="Other systems, separated by commas: torch, torch-channels-last, torch-compile, onnxruntime, openvino, ncnn; "
-    "cnncc-strict and cnncc-fast are cnncc at another accuracy, cnncc-loaded a compiled file.",
+    "cnncc-strict and cnncc-fast are cnncc at another accuracy, cnncc-loaded a compiled file, "
+    "cnncc-without-KIND leaves out a kind of fusion (benchmarks/fusion.py).",
 )
 @click.option("--shape", "shapes", multiple=True, type=ShapeType(), help="Fix an input's shape; repeatable.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of each instance.  [default: the processors]")

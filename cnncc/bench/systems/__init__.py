@@ -71,3 +71,11 @@ _TABLE = (
     System("ncnn", "ncnn_system", ("ncnn", "pnnx")),
 )
 SYSTEMS: dict[str, System] = {system.name: system for system in _TABLE}
+WITHOUT = "cnncc-without-"  # cnncc without a kind of fusion (`cnncc.passes.fusion.KINDS`)
+
+
+def find_system(name: str) -> System | None:
+    """The system of a name; None where there is none."""
+    if name.startswith(WITHOUT):
+        return System(name, "cnncc_system", _CNNCC, {"without": [name.removeprefix(WITHOUT)]})
+    return SYSTEMS.get(name)

@@ -30,8 +30,8 @@ def start(job: Job) -> Session:
         executable = cnncc.load(file)
     else:
         shapes = {name: array.shape for name, array in job.feeds.items()}
-        accuracy = job.options.get("accuracy", "default")
-        executable = cnncc.compile(job.onnx, threads=job.threads, shapes=shapes, accuracy=accuracy)
+        options = {key: job.options[key] for key in ("accuracy", "without") if key in job.options}
+        executable = cnncc.compile(job.onnx, threads=job.threads, shapes=shapes, **options)
     instances = [executable, *(executable.clone() for _ in range(job.instances - 1))]
     names = [out.name for out in executable.outputs]
 
