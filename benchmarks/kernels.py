@@ -29,7 +29,7 @@ from cnncc.targets.table import algorithms
 from cnncc.targets.target import Target
 
 ZEN4 = Target("avx512", "cpu", mcpu="znver4", vector_bits=512, vector_registers=32, fma=True, l2=1 << 20, l3=32 << 20,
-              gflops_per_core=117.0, gbytes_per_second=20.0)  # fmt: skip
+              gflops_per_core=117.0, unit_bits=256, gbytes_per_second=20.0)  # fmt: skip
 ZEN3 = replace(ZEN4, name="avx2", mcpu="znver3", vector_bits=256, vector_registers=16, l2=512 << 10)
 SSE = replace(ZEN4, name="sse", mcpu="x86-64-v2", vector_bits=128, vector_registers=16, fma=False)
 TARGETS = {t.name: t for t in (ZEN4, ZEN3, SSE)}
@@ -84,7 +84,9 @@ NETWORKS: dict[str, list[str]] = {
     "grouped": [
         "conv n1 ic128 h56 w56 oc128 k3x3 s1x1 p1x1 g32", "conv n1 ic256 h28 w28 oc256 k3x3 s1x1 p1x1 g32",
         "conv n1 ic512 h14 w14 oc512 k3x3 s1x1 p1x1 g32", "conv n1 ic1024 h7 w7 oc1024 k3x3 s1x1 p1x1 g32",
-        "conv n1 ic96 h27 w27 oc256 k5x5 s1x1 p2x2 g2",
+        "conv n1 ic96 h27 w27 oc256 k5x5 s1x1 p2x2 g2", "conv n1 ic48 h112 w112 oc48 k3x3 s2x2 p1x1 g6",
+        "conv n1 ic104 h28 w28 oc104 k3x3 s1x1 p1x1 g13", "conv n1 ic208 h14 w14 oc208 k3x3 s1x1 p1x1 g26",
+        "conv n1 ic440 h7 w7 oc440 k3x3 s1x1 p1x1 g55", "conv n1 ic168 h28 w28 oc168 k3x3 s1x1 p1x1 g7",
     ],
 }  # fmt: skip
 

@@ -74,9 +74,11 @@ def native() -> Target:
             base = replace(AVX, fma="fma" in flags)
         base = replace(base, name="native", triple="", mcpu="")
     caches = {level: _cache(level, base_size) for level, base_size in ((1, base.l1), (2, base.l2), (3, base.l3))}
+    multiplied = _fmas_per_cycle(base)
     return replace(
         base, l1=caches[1], l2=caches[2], l3=caches[3],
-        gflops_per_core=_clock() * base.lanes() * (2 if base.fma else 1) * _fmas_per_cycle(base),
+        gflops_per_core=_clock() * base.lanes() * (2 if base.fma else 1) * multiplied,
+        unit_bits=base.vector_bits // 2 if multiplied == 1 else 0,
     )  # fmt: skip
 
 

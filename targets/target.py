@@ -24,11 +24,16 @@ class Target:
     l3: int = 8 << 20
     shared_memory: int = 0  # CUDA: bytes of shared memory a block may use
     gflops_per_core: float = 50.0  # what a core multiplies and adds at best, for the cost model
+    unit_bits: int = 0  # of its multiply-add units, where vectors are wider: vectors of so many bits do as well; 0: not
     gbytes_per_second: float = 20.0  # memory bandwidth of the machine, for the cost model
 
     def lanes(self, itemsize: int = 4) -> int:
         """Elements of a given size in one vector register."""
         return self.vector_bits // 8 // itemsize
+
+    def rate(self, lanes: int) -> float:
+        """GFLOP/s of a core in float32 vectors of so many lanes."""
+        return self.gflops_per_core * min(1.0, 32 * lanes / (self.unit_bits or self.vector_bits))
 
     @property
     def block(self) -> int:

@@ -56,7 +56,8 @@ class ConvTile:
 class Reduction:
     """What the tile search knows of the loops inside a register tile: the steps of the innermost loop and how often it
     is run; the input channels that a pixel holds in memory; the blocks of output channels that share an input. At most
-    so many accumulators, and blocks of output channels, make a register tile. `undivided`: a task makes all blocks."""
+    so many accumulators, and blocks of output channels, make a register tile. `undivided`: a task makes all blocks.
+    `lanes`: channels of what is a block here, 0 for the target's; `together`: blocks that read the same, 0 for all."""
 
     inner: int
     outer: int
@@ -65,6 +66,8 @@ class Reduction:
     accumulators: int = 32
     widest: int = 32
     undivided: bool = False
+    lanes: int = 0
+    together: int = 0
 
     @property
     def steps(self) -> int:
@@ -146,14 +149,21 @@ def _register_tiles(
     problem: ConvProblem, target: Target, reduction: Reduction
 ) -> Iterator[tuple[tuple[int, ...], int]]:
     """Register tiles (pixels, vectors) that need no more registers than the target has."""
-    per_block = target.block // target.lanes()
+    per_block = _registers_of(target, reduction)[0]
     rows = range(1, min(4, problem.out[-2]) + 1) if problem.rank > 1 else [1]
     columns = range(1, min(target.vector_registers, problem.out[-1]) + 1)
-    for vectors in [d for d in divisors(reduction.blocks) if d <= reduction.widest]:
+    for vectors in [d for d in divisors(reduction.blocks) if d <= reduction.widest and not reduction.together % d]:
         for row, column in product(rows, columns):
             size = row * column, vectors * per_block
             if registers(*size, target) <= target.vector_registers and math.prod(size) <= reduction.accumulators:
                 yield ((1,) * (problem.rank - 2) + (row, column))[-problem.rank :], vectors
+
+
+def _registers_of(target: Target, reduction: Reduction) -> tuple[int, int]:
+    """Vectors of a block, and the lanes of each."""
+    block = reduction.lanes or target.block
+    lanes = min(block, target.lanes())
+    return block // lanes, lanes
 
 
 def _pixels_time(
@@ -186,9 +196,10 @@ def step_time(pixels: int, vectors: int) -> float:
 
 def tile_time(target: Target, reduction: Reduction, pixels: int, vectors: int) -> float:
     """Time of one register tile's whole reduction and epilogue."""
-    v = vectors * target.block // target.lanes()
+    per_block, lanes = _registers_of(target, reduction)
+    v = vectors * per_block
     step = step_time(pixels, v)
-    loaded = 4 * target.lanes() * v
+    loaded = 4 * lanes * v
     if loaded * reduction.steps > target.l2 // 2:
         step = max(step, loaded / FROM_L3)
     elif loaded * reduction.steps > target.l1 // 2:
@@ -215,15 +226,16 @@ def conv_cost(problem: ConvProblem, target: Target, reduction: Reduction, tile: 
     tasks = problem.batch * groups * (problem.groups * reduction.blocks // tile.chunk)
     passes = tile.chunk // tile.vectors
     work = passes * _pixels_time(target, reduction, tile.group, tile.pixels, tile.vectors)
-    weights = 4.0 * tile.block * tile.chunk * reduction.steps
+    per_block, lanes = _registers_of(target, reduction)
+    weights = 4.0 * per_block * lanes * tile.chunk * reduction.steps
     if weights > target.l2 // 2:  # then each task brings them from the third-level cache again
         work = max(work, weights / FROM_L3) + EXPOSED * weights
     pixels = copied(problem, tile.group, reduction.depth)
     if pixels > target.l2 // 2:  # then each pass over them does
         work += EXPOSED * pixels * passes
     if tile.copy:
-        work += pixels / (4 * target.lanes()) * PER_COPY
-    unit = target.lanes() * 2 / (target.gflops_per_core * 1e9)
+        work += pixels / (4 * lanes) * PER_COPY
+    unit = lanes * 2 / (target.rate(lanes) * 1e9)
     rounds = ceil_div(tasks, target.threads) if tile.parallel else tasks
     busy = rounds * (work + PER_TASK) * unit + (FORK_SECONDS if tile.parallel else 0.0)
     x = 4.0 * problem.batch * problem.ic * math.prod(problem.size)

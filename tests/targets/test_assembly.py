@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cnncc.kernels.trial import build
+from cnncc.targets.cpu import narrow
 from cnncc.targets.machine import AARCH64, AVX, AVX2, AVX512, GENERIC
 from cnncc.targets.problem import ConvProblem, MatmulProblem
 from cnncc.targets.table import algorithms
@@ -22,7 +23,7 @@ REGISTERS = {"avx512": "zmm", "avx2": "ymm", "avx": "ymm", "generic": "xmm", "aa
 TARGETS = [AVX512, AVX2, AVX, GENERIC, AARCH64]
 WIDER = {"avx512": (), "avx2": ("zmm",), "avx": ("zmm", "vfmadd"), "generic": ("ymm", "zmm", "vfmadd"), "aarch64": ()}
 
-# Layers of ResNet, VGG, Inception, MobileNet, EfficientNet, AlexNet, ResNeXt, M5 and C3D.
+# Layers of ResNet, VGG, Inception, MobileNet, EfficientNet, AlexNet, ResNeXt, RegNet, M5 and C3D.
 CASES = [
     ("direct", "conv n1 ic64 h56 w56 oc64 k3x3 s1x1 p1x1"),
     ("direct", "conv n1 ic256 h28 w28 oc256 k3x3 s2x2 p1x1"),
@@ -41,6 +42,8 @@ CASES = [
     ("depthwise", "conv n1 ic144 h56 w56 oc144 k3x3 s1x1 p1x1 g144"),
     ("depthwise", "conv n1 ic96 h112 w112 oc96 k3x3 s2x2 p1x1 g96"),
     ("grouped", "conv n1 ic48 h28 w28 oc48 k3x3 s1x1 p1x1 g2"),
+    ("narrow", "conv n1 ic208 h14 w14 oc208 k3x3 s1x1 p1x1 g26"),
+    ("narrow", "conv n1 ic72 h56 w56 oc72 k3x3 s1x1 p1x1 g3"),
     ("lanes", "conv n1 ic128 h56 w56 oc128 k3x3 s1x1 p1x1 g32"),
     ("dense", "matmul m1 k2048 n1000 nk"),
     ("dense", "matmul m64 k768 n768 kn"),
@@ -49,7 +52,8 @@ CASES = [
 
 def step(name: str, problem: Any, tile: Any, target: Target) -> int:
     """Vector multiplications of one step of a register tile."""
-    vectors = target.block // target.lanes()
+    block = narrow.vector(problem, target.block) if name == "narrow" else target.block
+    vectors = max(1, block // target.lanes())
     if name == "dense":
         return int(tile.rows * tile.panel // tile.lanes)
     if name.startswith("winograd"):
@@ -76,7 +80,7 @@ def test_innermost_loops(name: str, text: str, target: Target) -> None:
     algorithm = next(a for a in algorithms(target) if a.name == name)
     reason = algorithm.applies(problem, target)
     if reason is not None:  # a block of channels is narrower where vectors are
-        other = {"lanes": "grouped", "grouped": "direct"}[name]
+        other = {"lanes": "grouped", "grouped": "direct", "narrow": "direct"}[name]
         pytest.skip(f"{reason}; {other} serves it")
     trial = build(algorithm, problem, target)
     assembly = trial.assembly
@@ -87,7 +91,8 @@ def test_innermost_loops(name: str, text: str, target: Target) -> None:
     assert loops, (trial.tile, [(loop.total, loop.broadcasts) for loop in inner_loops(assembly)])
     for loop in loops:
         shown = "\n".join(loop.lines)
-        assert set(loop.multiplies) == {REGISTERS[target.name]}, shown
+        half = name == "narrow" and target.vector_bits > 256  # vectors of a group, which may be half a register
+        assert set(loop.multiplies) == {"ymm" if half else REGISTERS[target.name]}, shown
         assert loop.scalar == 0, shown
         if name != "depthwise":
             assert loop.fused == (loop.total if target.fma else 0), shown

@@ -13,14 +13,14 @@ import pytest
 from benchmarks.kernels import NETWORKS
 from cnncc.errors import ScheduleError
 from cnncc.kernels.trial import Trial, build, definition
-from cnncc.targets.cpu import dense, direct, first_layer, grouped, lanes, pointwise, tiling
+from cnncc.targets.cpu import dense, direct, first_layer, grouped, lanes, narrow, pointwise, tiling
 from cnncc.targets.cpu.tiling import ConvTile
 from cnncc.targets.problem import ConvProblem, MatmulProblem
 from cnncc.targets.target import Target
 from tests.targets.cpu_records import AVX2, AVX512, SSE, WIDEST, needs_x86, runs
 from tests.tolerances import assert_close, tolerance
 
-CONVOLUTIONS = {a.name: a for a in (m.ALGORITHM for m in (direct, pointwise, first_layer, grouped, lanes))}
+CONVOLUTIONS = {a.name: a for a in (m.ALGORITHM for m in (direct, pointwise, first_layer, grouped, lanes, narrow))}
 
 GRID = [
     "conv n1 ic16 h8 w8 oc16 k3x3 s1x1 p1x1",
@@ -63,6 +63,16 @@ LANES = [
     "conv n1 ic32 w21 oc16 k5 s2 p2 g16",  # and the reverse
     "conv n1 ic32 d4 h5 w6 oc32 k2x3x3 s1x1x1 p1x1x1 g4",
 ]
+NARROW = [
+    "conv n1 ic32 h9 w9 oc32 k3x3 s1x1 p1x1 g4",
+    "conv n2 ic40 h13 w11 oc40 k3x5 s2x1 p1x0:0x2 g5",  # a last block of one group
+    "conv n1 ic144 h7 w9 oc144 k3x3 s2x2 p1x1 g6",  # groups of one block and a half
+    "conv n1 ic72 h6 w6 oc72 k3x3 s1x1 p1x1 g3",  # tasks of all channels
+    "conv n1 ic12 h6 w6 oc24 k3x3 s1x1 p1x1 d2x2 g3",  # several outputs for each input channel
+    "conv n1 ic96 w21 oc24 k5 s2 p2 g3",  # and the reverse, beyond the last block of inputs
+    "conv n1 ic48 h5 w6 oc24 k1x1 s1x1 p0x0 g3",
+    "conv n1 ic32 d4 h5 w6 oc32 k2x3x3 s1x1x1 p1x1x1 g4",
+]
 DENSE = [
     "matmul m1 k37 n10 nk",
     "matmul m1 k100 n1000 nk",
@@ -82,6 +92,7 @@ def cases() -> list[tuple[str, str]]:
         "first_layer": FIRST,
         "grouped": GROUPED,
         "lanes": LANES,
+        "narrow": NARROW,
     }
     return [(name, text) for name, texts in lists.items() for text in texts]
 
@@ -116,6 +127,7 @@ def test_other_vectors(name: str, target: Target) -> None:
         "first_layer": FIRST[1],
         "grouped": GROUPED[0],
         "lanes": LANES[1],
+        "narrow": "conv n2 ic36 h13 w11 oc36 k3x5 s2x1 p1x0:0x2 g3",  # a block and a half, of 8 channels
     }[name]
     check(build(CONVOLUTIONS[name], ConvProblem.parse(text), runs(target)))
 
@@ -129,6 +141,7 @@ def test_other_vectors(name: str, target: Target) -> None:
         ("first_layer", "conv nN ic3 h9 w10 oc16 k3x3 s2x2 p1x1"),
         ("grouped", "conv nN ic16 h6 w6 oc16 k3x3 s1x1 p1x1 g4"),
         ("lanes", "conv nN ic16 h6 w6 oc16 k3x3 s1x1 p1x1 g4"),
+        ("narrow", "conv nN ic24 h6 w6 oc24 k3x3 s1x1 p1x1 g3"),
     ],
 )
 @pytest.mark.parametrize("parallel", [False, True])
@@ -230,6 +243,8 @@ def test_scratch_is_what_the_stack_holds() -> None:
         ("grouped", "conv n1 ic64 h8 w8 oc64 k3x3 s1x1 p1x1 g2", "whole blocks"),
         ("lanes", "conv n1 ic64 h8 w8 oc48 k3x3 s1x1 p1x1 g2", "several whole groups, got 2 of 24"),
         ("grouped", "conv n1 ic64 h8 w8 oc64 k3x3 s1x1 p1x1 g64", "depthwise"),
+        ("narrow", "conv n1 ic64 h8 w8 oc64 k3x3 s1x1 p1x1 g2", "whole blocks"),
+        ("narrow", "conv n1 ic64 h8 w8 oc64 k3x3 s1x1 p1x1 g32", "a multiple of 4, got 2"),
         ("grouped", "conv n1 ic64 h8 w8 oc64 k3x3 s1x1 p1x1", "several groups"),
     ],
 )
@@ -254,10 +269,11 @@ def test_tiles_of_real_layers_fit_the_machine(name: str, target: Target) -> None
         applied += 1
         tile = algorithm.tiles_for(problem, target)
         out = problem.out if name != "pointwise" else (math.prod(problem.out),)
-        per_block = target.block // target.lanes()
+        block = narrow.vector(problem, target.block) if name == "narrow" else target.block
+        per_block = max(1, block // target.lanes())
         assert tiling.registers(math.prod(tile.pixels), tile.vectors * per_block, target) <= target.vector_registers
         assert all(o % g == 0 and g >= p for o, g, p in zip(out, tile.group, tile.pixels, strict=True)), problem
-        blocks = -(-problem.oc // target.block)
+        blocks = -(-problem.oc // target.block) * target.block // block
         assert blocks % tile.chunk == 0
         assert tile.chunk % tile.vectors == 0
         assert algorithm.scratch(problem, target, tile) <= tiling.SCRATCH + grouped.SPREAD
@@ -273,6 +289,16 @@ def test_the_model_expects_most_of_the_peak(target: Target) -> None:
         tile = direct.tiles_for(problem, target)
         peak = 2 * problem.macs / (target.gflops_per_core * target.threads * 1e9)
         assert peak < direct.cost(problem, target, tile).seconds < 1.16 * peak, (text, tile)
+
+
+def test_half_vectors_count_as_the_units_are() -> None:
+    """Groups of 8 channels in registers of 16 lanes: as fast as whole vectors where the units have 256 bits."""
+    problem = ConvProblem.parse("conv n1 ic208 h14 w14 oc208 k3x3 s1x1 p1x1 g26")
+    halved = replace(AVX512, unit_bits=256)
+    assert (AVX512.rate(16), AVX512.rate(8), halved.rate(8), halved.rate(4)) == (117.0, 58.5, 117.0, 58.5)
+    whole, half = (narrow.cost(problem, t, narrow.tiles_for(problem, t)).seconds for t in (AVX512, halved))
+    assert half < 0.6 * whole
+    assert half < 0.75 * lanes.cost(problem, halved, lanes.tiles_for(problem, halved)).seconds
 
 
 def test_small_layers_stay_on_one_thread() -> None:
