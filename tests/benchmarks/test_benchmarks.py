@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from benchmarks import charts, kernels, onednn, zoo
+from benchmarks import bound, charts, kernels, onednn, zoo
 from cnncc.bench import BenchResult, SystemResult
 from cnncc.bench.machine import describe_machine
 
@@ -164,3 +164,15 @@ def test_a_zoo_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert asked == [*wanted, *wanted]
     (path,) = tmp_path.glob("*.json")
     assert len(json.loads(path.read_text())["results"]) == len(wanted)
+
+
+@needs_torch
+def test_bound_of_a_network_is_summed_over_its_kernels(capsys, monkeypatch):
+    monkeypatch.setattr(bound, "SECONDS", 0.01)
+    bound.main(["--nets", "lenet5"])
+    *_, line = capsys.readouterr().out.strip().splitlines()
+    network, batch, threads, took, least, share, _, alone, rest = line.split()
+    assert (network, batch, threads) == ("lenet5", "x1", "1")
+    assert 0 < float(least) <= float(alone) + float(rest) + 0.011  # two decimals each
+    assert float(took) > 0
+    assert int(share) > 0
