@@ -18,6 +18,8 @@ from cnncc.losses import find_loss
 from cnncc.nn.module import Module
 from cnncc.nn.tracing import traced
 from cnncc.optim import Optimizer
+from cnncc.passes.manager import Context
+from cnncc.passes.pooling import order_pools
 from cnncc.targets.machine import find_target
 from cnncc.targets.target import Target
 
@@ -112,6 +114,7 @@ class TrainStep:
         (output,) = graph.outputs[:1]
         loss = self._loss(b, output, target)
         graph.outputs, graph.output_names = [loss, *updates.values()], ["loss", *(n + NEW for n in updates)]
+        order_pools(graph, Context())  # before it is differentiated: the gradients then have the smaller image as well
         both = value_and_grad(graph, wrt=trained, of="loss")
         gradients = dict(zip(trained, both.outputs[len(graph.outputs) :], strict=True))
         outputs = list(zip(both.outputs[: len(graph.outputs)], graph.output_names, strict=True))

@@ -110,3 +110,24 @@ def test_other_shapes_are_refused() -> None:
     step(images[:4], labels[:4])
     with pytest.raises(GraphError, match="batches must be like the first one"):
         step(np.zeros((4, 1, 9, 9), np.float32), labels[:4])
+
+
+def test_a_pool_changes_places_before_the_gradients_are_made():
+    """DenseNet's transition: forward and both backward convolutions run on the pooled image."""
+
+    def layers(t):
+        return (
+            t.Conv2d(1, 16, 3, padding=1),
+            t.ReLU(),
+            t.Conv2d(16, 8, 1),
+            t.AvgPool2d(2),
+            t.Flatten(),
+            t.Linear(128, 10),
+        )
+
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((64, 1, 8, 8)).astype(np.float32), rng.integers(0, 10, 64)
+    step = both_steps(nn.Sequential(*layers(nn)), torch.nn.Sequential(*layers(torch.nn)), x, y, 2, lr=0.1)
+    work = [r.gflop for r in step._executable.report().rows if "conv" in r.ops and r.gflop]
+    whole, pooled = 2e-9 * 9 * 16 * 64, 2e-9 * 16 * 8 * 16
+    assert sorted(work) == pytest.approx([pooled] * 3 + [whole] * 2, rel=1e-6)
