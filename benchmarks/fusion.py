@@ -97,6 +97,12 @@ def _dense_block(b: Builder, x: Any) -> Any:
     return x
 
 
+def _transition(b: Builder, x: Any) -> Any:
+    """Half the channels of a quarter of the pixels (DenseNet)."""
+    y = _conv(b, b.relu(_batch_norm(b, x)), x.type.shape[1] // 2)
+    return b.average_pool(y, kernel=(2, 2), strides=(2, 2))
+
+
 CASES: tuple[Case, ...] = (
     Case("bias", "1x1 and bias", lambda b, x: _conv_bias(b, x, 64)),
     Case("batch-norm", "1x1, batch norm, relu", lambda b, x: b.relu(_batch_norm(b, _conv(b, x, 64)))),
@@ -110,6 +116,9 @@ CASES: tuple[Case, ...] = (
     Case("reduction", "relu, mean", lambda b, x: b.reduce_mean(b.relu(b.add(x, 1.0)), axes=(2, 3), keepdims=True)),
     Case("concat", "dense block", _dense_block),
     Case("concat", "squeezenet"),
+    Case("concat", "densenet121"),
+    Case("pool-order", "batch norm, relu, 1x1, average pool", _transition, channels=256),
+    Case("pool-order", "densenet121"),
 )
 
 

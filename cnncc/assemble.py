@@ -114,7 +114,8 @@ class _Buffers:
         if value in self.plan.views:
             view = self.plan.views[value]
             base = self.of(view.root)
-            return Buffer(value.name, dtype, shape, self.buffers[base].kind, view.offset, base)
+            pitch = self.plan.pitches.get(value, 0)
+            return Buffer(value.name, dtype, shape, self.buffers[base].kind, view.offset, base, pitch)
         if value.data is not None:
             name = f"{value.name}#{len(self.buffers)}"
             self.constants[name] = value.type.layout.pack(value.data)

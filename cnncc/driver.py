@@ -168,6 +168,7 @@ def plan_graph(
     from cnncc.passes.manager import Context, run_passes
     from cnncc.passes.memory import plan_memory
     from cnncc.passes.state import order_updates
+    from cnncc.passes.views import find_views
     from cnncc.report import describe_calls
     from cnncc.targets.lower import kernel_key, kernel_symbol, lower_kernel
 
@@ -179,6 +180,12 @@ def plan_graph(
         progress.on_stage(name, seconds)
     start = time.perf_counter()
     updates = order_updates(laid, state or {})
+    views = find_views(
+        laid,
+        target.kind == "cpu",
+        lambda node, reason: context.decline("find-views", node.where, reason),
+        in_place="concat" not in without,
+    )
 
     symbols: dict[Node, str] = {}
     sources: dict[str, KernelSource] = {}
@@ -194,7 +201,7 @@ def plan_graph(
             extra[symbol] = find_workspaces(node, sources[symbol], symbol, target)
         workspaces[node] = extra[symbol]
     start = progress.stage("find workspaces", start)
-    plan = plan_memory(laid, workspaces, in_place="concat" not in without)
+    plan = plan_memory(laid, workspaces, views)
     progress.stage("plan-memory", start)
     used = {symbols[n] for n in symbols if n not in plan.skipped}
     wanted = {s: sources[s] for s in sources if s in used}

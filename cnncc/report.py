@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cnncc.ir.dims import substitute
-from cnncc.ir.graph import Graph, Node
+from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ir.kernel import anchor
 from cnncc.passes.memory import Plan
 from cnncc.targets.describe import describe
@@ -85,7 +85,7 @@ def describe_calls(
             flops = 2.0 * replace(problem, hint=1).macs
         else:
             flops = _anchor_flops(node)
-        layouts = [v.type.layout.tag(v.type.rank) if v.type.layout else "plain" for v in (values[0], values[-1])]
+        layouts = [_lies(v, plan) for v in (values[0], values[-1])]
         rows.append(
             asdict(
                 KernelRow(
@@ -103,6 +103,13 @@ def describe_calls(
             )
         )
     return rows
+
+
+def _lies(value: Value, plan: Plan) -> str:
+    """How a value lies in memory: ``aBcd16b``; ``aBcd16b/802816`` where images are so many elements apart, being parts
+    of a concat's."""
+    tag = value.type.layout.tag(value.type.rank) if value.type.layout else "plain"
+    return f"{tag}/{plan.pitches[value]}" if value in plan.pitches else tag
 
 
 def _anchor_flops(node: Node) -> float:

@@ -15,6 +15,7 @@ from cnncc.builder import Builder
 from cnncc.ir.dims import Dim, substitute
 from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ops.window import geometry
+from cnncc.passes.fusion import switched_off
 from cnncc.passes.manager import Context
 from cnncc.passes.rules import Decline, Rule, apply_rules, rule
 
@@ -89,4 +90,5 @@ RULES: tuple[Rule, ...] = (pool_before_conv, pool_before_bias, conv_before_pool)
 
 def order_pools(graph: Graph, context: Context) -> None:
     """Apply RULES."""
-    apply_rules(graph, RULES, context)
+    if not switched_off("pool-order", context.without):
+        apply_rules(graph, RULES, context)

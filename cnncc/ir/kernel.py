@@ -18,13 +18,15 @@ class KernelAttrs:
     """algorithm: a name of the target's table, empty while undecided. tile: the algorithm's tile record as pairs.
 
     layouts: tags wanted for the operands, then for the results ("": row-major), until lay-out has put them into the
-    types. in_place: the result may lie where an operand lies (order-updates sets it).
+    types. in_place: the result may lie where an operand lies (order-updates sets it). pitches: for the operands, then
+    the results, elements from one image to the next where images lie apart, 0 where they do not (find-views sets it).
     """
 
     algorithm: str = ""
     layouts: tuple[str, ...] = ()
     in_place: bool = False
     tile: tuple[tuple[str, int | str | bool | tuple[int, ...]], ...] = ()
+    pitches: tuple[int, ...] = ()
 
 
 def kernel_node(graph: Graph, body: Graph, operands: Sequence[Value], attrs: KernelAttrs, source: str) -> Node:

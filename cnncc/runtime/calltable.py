@@ -2,8 +2,8 @@
 
 One block of 64-bit words holds, in this order: the loop's status (a row per thread), counters for the barrier, a row
 per call and thread (function, arguments, their number, barrier), the barrier itself, the arguments (a tag and a value
-each), a DLTensor per buffer, and the shapes. Binding a buffer is storing its address in its DLTensor, so a run patches
-the inputs and outputs and makes one native call.
+each), a DLTensor per buffer, the shapes and strides. Binding a buffer is storing its address in its DLTensor, so a run
+patches the inputs and outputs and makes one native call.
 
 A kernel for a team is called by every thread, with three more arguments: the thread's number, their count, the
 barrier's address. Any other is called by thread 0; the threads wait for each other behind it if a team is next.
@@ -12,6 +12,7 @@ barrier's address. Any other is called by thread 0; the threads wait for each ot
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,7 +61,8 @@ class CallTable:
         arguments_at = barrier_at + 2
         tensors_at = arguments_at + arguments * 2
         shapes_at = tensors_at + len(buffers) * _TENSOR
-        words = allocate((shapes_at + sum(map(len, shapes))) * 8).view(np.int64)
+        extents = sum(len(shape) * (2 if b.pitch else 1) for b, shape in zip(buffers, shapes, strict=True))
+        words = allocate((shapes_at + extents) * 8).view(np.int64)
         words[:] = 0
         start = address(words)
 
@@ -71,6 +73,10 @@ class CallTable:
             words[tensors_at + i * _TENSOR : tensors_at + i * _TENSOR + 4] = (0, device, described, start + at * 8)
             words[at : at + len(shape)] = shape
             at += len(shape)
+            if b.pitch:
+                words[tensors_at + i * _TENSOR + 4] = start + at * 8
+                words[at : at + len(shape)] = (b.pitch, *(math.prod(shape[k + 1 :]) for k in range(1, len(shape))))
+                at += len(shape)
         barrier = start + barrier_at * 8
         words[barrier_at : barrier_at + 2] = (start + counters_at * 8, threads)  # a TVMParallelGroupEnv
         rows = words[rows_at:barrier_at].reshape(len(calls), threads, _ROW)

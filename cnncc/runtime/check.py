@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import numpy as np
-
 from cnncc.errors import GraphError
 from cnncc.runtime.arena import ALIGNMENT
 from cnncc.runtime.program import RUN_LOOP, Affine, Buffer, Port, Program, dim_at, shape_at, show_shape
@@ -31,7 +29,7 @@ def check_bounds(program: Program, values: Mapping[str, int]) -> None:
     sizes: list[int] = []
     for index, b in enumerate(program.buffers):
         shape = shape_at(b.shape, values)
-        sizes.append(math.prod(shape) * np.dtype(b.dtype).itemsize)
+        sizes.append(b.span(values))
         offset = dim_at(b.offset, values)
         if b.base is None and b.kind != "arena":
             limit, where = sizes[-1], "itself"
@@ -51,6 +49,9 @@ def _name(index: int, buffer: Buffer) -> str:
 def _check_buffer(program: Program, index: int) -> None:
     b = program.buffers[index]
     what = _name(index, b)
+    inner = math.prod(d for d in b.shape[1:] if isinstance(d, int))
+    if b.pitch and (b.pitch < inner or b.base is None or not all(isinstance(d, int) for d in b.shape[1:])):
+        raise GraphError(f"{what}: a pitch is for views, and at least the {inner} elements of an index, got {b.pitch}")
     if b.base is not None and not (0 <= b.base < index and program.buffers[b.base].kind == b.kind):
         raise GraphError(f"{what}: a view must follow its base and be of its kind, got base {b.base}, {b.kind}")
     steps = [b.offset] if isinstance(b.offset, int) else [b.offset.constant, *(c for _, c in b.offset.terms)]

@@ -6,6 +6,7 @@ are physical (as the kernels declare them), and an extent is an integer or an `A
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -86,6 +87,7 @@ class Buffer:
 
     `offset`: bytes from the start of the arena (kind "arena"), or from the start of `base`; a multiple of 64.
     `base`: id of the buffer that this one is a view of (the same bytes under another shape); None: memory of its own.
+    `pitch`: elements from one index of the first axis to the next where that is more than it holds; 0: it is not.
     A constant's or state's array stands in `Program.constants` under the buffer's name.
     """
 
@@ -95,6 +97,14 @@ class Buffer:
     kind: Kind
     offset: Dim = 0
     base: int | None = None
+    pitch: int = 0
+
+    def span(self, values: Mapping[str, int]) -> int:
+        """Bytes from its first element to behind its last, where the symbols have these values."""
+        count, *rest = shape_at(self.shape, values) or (1,)
+        whole = math.prod(rest)
+        elements = (count - 1) * self.pitch + whole if self.pitch and count else count * whole
+        return elements * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -164,6 +174,7 @@ class Program:
                 {"name": b.name, "dtype": b.dtype, "shape": _dims(b.shape), "kind": b.kind}
                 | ({"offset": _dim(b.offset)} if b.offset != 0 else {})
                 | ({"base": b.base} if b.base is not None else {})
+                | ({"pitch": b.pitch} if b.pitch else {})
                 for b in self.buffers
             ],
             "calls": [[c.kernel, list(c.buffers), c.node] for c in self.calls],
@@ -190,6 +201,7 @@ class Program:
                     KINDS[KINDS.index(b["kind"])],
                     _undim(b.get("offset", 0)),
                     b.get("base"),
+                    int(b.get("pitch", 0)),
                 )
                 for b in data["buffers"]
             ),

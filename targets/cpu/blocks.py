@@ -176,8 +176,12 @@ class Accesses:
 
     def _add(self, buffer: Any, indices: Sequence[Any], write: bool) -> None:
         offset: Any = tirx.const(0, "int64")
-        for index, size in zip(indices, buffer.shape, strict=True):
-            offset = offset * tirx.Cast("int64", size) + tirx.Cast("int64", index)
+        if len(buffer.strides):
+            for index, step in zip(indices, buffer.strides, strict=True):
+                offset = offset + tirx.Cast("int64", index) * step
+        else:
+            for index, size in zip(indices, buffer.shape, strict=True):
+                offset = offset * tirx.Cast("int64", size) + tirx.Cast("int64", index)
         self.accesses.append(Access(buffer, self._analyzer.simplify(self._substitute(offset)), write))
 
     def stride(self, access: Access, position: int) -> Any:

@@ -14,6 +14,7 @@ from cnncc.ir.types import Type
 from cnncc.passes import INFERENCE, PASSES, Context, run_passes
 from cnncc.passes.memory import ALIGN, Plan, Size, plan_memory
 from cnncc.passes.regions import Region, make_kernel
+from cnncc.passes.views import find_views
 from cnncc.targets.machine import AVX512
 from tests.graphs import random_feeds, random_graph
 from tests.tolerances import assert_close
@@ -40,9 +41,16 @@ class Memory:
     def nbytes(self, value: Value) -> int:
         return int(np.prod(self.shape(value), dtype=np.int64)) * value.type.numpy.itemsize
 
-    def place(self, value: Value) -> np.ndarray:
-        """The bytes of a value."""
-        size, start = self.nbytes(value), 0
+    def pieces(self, value: Value) -> list[np.ndarray]:
+        """The bytes of a value, of each image where images lie apart."""
+        if value not in self.plan.pitches:
+            return [self.place(value, 0, self.nbytes(value))]
+        count = self.shape(value)[0]
+        step = self.plan.pitches[value] * value.type.numpy.itemsize
+        return [self.place(value, k * step, self.nbytes(value) // count) for k in range(count)]
+
+    def place(self, value: Value, start: int, size: int) -> np.ndarray:
+        """So many bytes of a value from a place in it on."""
         root = value
         while root in self.plan.views:
             start += self.plan.views[root].offset
@@ -58,10 +66,13 @@ class Memory:
         return self.own[root][start : start + size]
 
     def write(self, value: Value, array: np.ndarray) -> None:
-        self.place(value)[:] = np.ascontiguousarray(value.type.layout.pack(array)).reshape(-1).view(np.uint8)
+        stored = np.ascontiguousarray(value.type.layout.pack(array)).reshape(-1).view(np.uint8)
+        pieces = self.pieces(value)
+        for piece, part in zip(pieces, np.split(stored, len(pieces)), strict=True):
+            piece[:] = part
 
     def read(self, value: Value) -> np.ndarray:
-        stored = self.place(value).copy().view(value.type.numpy).reshape(self.shape(value))
+        stored = np.concatenate(self.pieces(value)).view(value.type.numpy).reshape(self.shape(value))
         return value.type.layout.unpack(stored, self.shape(value, physical=False))
 
 
@@ -77,7 +88,8 @@ def run(graph: Graph, plan: Plan, feeds: dict[str, np.ndarray], sizes: dict[str,
         if node in plan.skipped:
             continue
         for value in node.outputs:
-            memory.place(value)[:] = POISON
+            for piece in memory.pieces(value):
+                piece[:] = POISON
         for k, type_ in enumerate(extra.get(node, ())):
             at = bytes_of(plan.workspaces[node][k], sizes)
             size = int(np.prod(substitute_shape(type_.shape, sizes), dtype=np.int64)) * type_.numpy.itemsize
@@ -92,9 +104,9 @@ def run(graph: Graph, plan: Plan, feeds: dict[str, np.ndarray], sizes: dict[str,
     return {name: memory.read(v) for v, name in zip(graph.outputs, graph.output_names, strict=True)}
 
 
-def check(graph: Graph, laid: Graph, sizes: dict[str, int], extra: dict | None = None) -> Plan:
+def check(graph: Graph, laid: Graph, sizes: dict[str, int], extra: dict | None = None, pitched: bool = False) -> Plan:
     """Results inside the plan equal the interpreter's."""
-    plan = plan_memory(laid, extra or {})
+    plan = plan_memory(laid, extra or {}, find_views(laid, pitched))
     feeds = random_feeds(graph, sizes)
     expected = interpret(laid, feeds)
     for name, array in run(laid, plan, feeds, sizes, extra or {}).items():
@@ -134,7 +146,7 @@ def test_one_plan_serves_every_batch(seed):
     laid = run_passes(graph, INFERENCE if seed % 2 else KERNELS, Context(AVX512))
     extra = workspaces_for(laid, seed)
     for batch in (1, 2, 5):
-        check(graph, laid, {"N": batch}, extra)
+        check(graph, laid, {"N": batch}, extra, pitched=seed % 4 > 1)
 
 
 def kernels(*lines: str, inputs: str = "%x: f32[1, 16, 4, 4]", returns: str) -> Graph:
@@ -273,6 +285,49 @@ def test_concats_that_must_be_run(lines, inputs, returns):
     graph = kernels(*(line.replace("f32[1,", f"f32[{shape},") for line in lines), inputs=inputs, returns=returns)
     plan = check(graph, graph, {"N": 3})
     assert not plan.skipped
+
+
+DENSE = (
+    *CONCAT,
+    "%d: f32[1, 32, 4, 4] = tanh(%c)",
+    "%e: f32[1, 16, 4, 4] = slice(%d, starts=(0,), ends=(16,), axes=(1,), steps=(1,))",
+    "%f: f32[1, 48, 4, 4] = concat(%a, %b, %e, axis=1)",
+    "%g: f32[1, 48, 4, 4] = tanh(%f)",
+)
+
+
+@pytest.mark.parametrize("batch", ["2", "N"])
+def test_images_of_members_lie_apart(batch):
+    """A dense block above one image: its concats are views, and its kernels know the distance between images."""
+    graph = kernels(
+        *(line.replace("f32[1,", f"f32[{batch},") for line in DENSE), inputs=f"%x: f32[{batch}, 16, 4, 4]", returns="%g"
+    )
+    plan = check(graph, graph, {"N": 3}, pitched=True)
+    assert {n.output.name for n in plan.skipped} == {"c", "f"}
+    assert {v.name: (plan.views[v].offset, p) for v, p in plan.pitches.items()} == {
+        "a": (0, 768), "b": (BYTES, 768), "c": (0, 768), "e": (2 * BYTES, 768),
+    }  # fmt: skip
+    pitches = {n.output.name: n.attrs.pitches for n in graph.nodes if n not in plan.skipped}
+    assert pitches == {"a": (0, 768), "b": (0, 768), "d": (768, 0), "e": (0, 768), "g": ()}
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ((CONCAT[0], "%c: f32[2, 32, 4, 4] = concat(%a, %a, axis=1)"), "twice"),
+        ((CONCAT[0], "%c: f32[2, 32, 4, 4] = concat(%a, %x, axis=1)"), "%x is an input"),
+        ((CONCAT[0], CONCAT[1], "%c: f32[2, 16, 8, 4] = concat(%a, %b, axis=2)"), "along axis 2"),
+        ((*CONCAT, "%d: f32[512] = reshape(%a, shape=(512,))", "%e: f32[512] = tanh(%d)"), "in one piece"),
+    ],
+    ids=["a member twice", "an input", "rows", "reshaped"],
+)
+def test_why_a_concat_stays(lines, reason):
+    graph = kernels(*(line.replace("f32[1,", "f32[2,") for line in lines), inputs="%x: f32[2, 16, 4, 4]",
+                    returns="%c, %e" if len(lines) > 4 else "%c")  # fmt: skip
+    declined = []
+    find_views(graph, True, lambda node, why: declined.append(why))
+    assert [reason in why for why in declined] == [True]
+    check(graph, graph, {}, pitched=True)
 
 
 def test_symbolic_sizes_are_multiples_of_the_batch():
