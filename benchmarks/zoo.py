@@ -47,6 +47,7 @@ IMAGES = (
     "detector",
     "deeplab",
     "espcn",
+    "replknet",
 )
 PEERS = "torch,torch-channels-last,torch-compile,onnxruntime,openvino,ncnn"
 

@@ -14,8 +14,6 @@ from cnncc.ir.kernel import KernelAttrs, anchor, kernel_node
 from cnncc.ir.layout import PLAIN, Layout
 from cnncc.ops.layout import ToLayoutAttrs
 from cnncc.ops.registry import lookup
-from cnncc.ops.window import geometry
-from cnncc.ops.winograd import WinogradAttrs
 from cnncc.passes.manager import Context
 from cnncc.targets.describe import describe
 from cnncc.targets.table import GENERIC, find_algorithm
@@ -84,7 +82,7 @@ def _transform(graph: Graph, value: Value, layout: Layout) -> Value:
 
 
 def _prepare_weights(graph: Graph, node: Node, context: Context) -> None:
-    """conv(x, w) --> winograd_conv(x, winograd_weights(w)) where the chosen algorithm wants it."""
+    """conv(x, w) --> winograd_conv(x, winograd_weights(w)), or fft likewise, where the algorithm wants it."""
     assert context.target is not None
     assert node.body is not None
     algorithm = find_algorithm(context.target, node.attrs.algorithm) if node.attrs.algorithm else None
@@ -93,17 +91,17 @@ def _prepare_weights(graph: Graph, node: Node, context: Context) -> None:
         return
     problem = describe(node.body)
     tile = algorithm.tiles_for(problem, context.target)
-    g = geometry(root.attrs, root.inputs[1].type.shape[2:])  # type: ignore[union-attr]
-    attrs = WinogradAttrs(tile.m, (*g.begin, *g.end), (g.strides[0], g.dilations[0]))
+    assert algorithm.attrs_for is not None
+    assert algorithm.anchor_op is not None
+    attrs = algorithm.attrs_for(problem, tile)
     inner = root.inputs[1]
     assert inner is not None
     position = node.body.inputs.index(inner)
     weights = node.inputs[position]
     assert weights is not None
     assert weights.data is not None
-    prepared = Builder(graph).constant(
-        lookup(algorithm.weight_op).run(attrs, [weights.data])[0], weights.name + ".winograd"
-    )
+    (data,) = lookup(algorithm.weight_op).run(attrs, [weights.data])
+    prepared = Builder(graph).constant(data, weights.name + "." + algorithm.weight_op.removesuffix("_weights"))
     inner.type = prepared.type
     node.replace_input(weights, prepared)
-    root.op, root.attrs = "winograd_conv", attrs
+    root.op, root.attrs = algorithm.anchor_op, attrs

@@ -8,7 +8,7 @@ from typing import Any
 from cnncc.ir.dims import Dim, product, substitute
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import anchor
-from cnncc.ops.window import geometry
+from cnncc.ops.window import Window, geometry
 from cnncc.targets.problem import HINT, ConvProblem, MatmulProblem, PoolProblem
 
 Problem = ConvProblem | MatmulProblem | PoolProblem
@@ -16,7 +16,7 @@ Problem = ConvProblem | MatmulProblem | PoolProblem
 
 def family(node: Node) -> str:
     """The op whose algorithms serve an anchor."""
-    if node.op in ("conv", "winograd_conv"):
+    if node.op in ("conv", "winograd_conv", "fft_conv"):
         return "conv"
     if node.op in ("max_pool", "average_pool"):
         return "pool"
@@ -47,6 +47,9 @@ def _conv(node: Node) -> ConvProblem | None:
         return None
     if node.op == "winograd_conv":
         g, groups, oc = node.attrs.geometry(w.shape[3:-1]), 1, w.shape[2]
+    elif node.op == "fft_conv":
+        groups, oc = node.attrs.groups, node.outputs[0].type.shape[1]
+        g = geometry(Window((), node.attrs.pads, node.attrs.dilations), node.attrs.kernel)
     else:
         g, groups, oc = geometry(node.attrs, w.shape[2:]), node.attrs.groups, w.shape[0]
     n, pads = _batch(x.shape[0]), (*g.begin, *g.end)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cnncc.ir.layout import Layout, channels
-from cnncc.ops.winograd_matrices import transform_weights
+from cnncc.ops.registry import lookup
 from cnncc.runtime.arena import aligned, empty
 from cnncc.targets.algorithm import Algorithm, Layouts
 from cnncc.targets.problem import ConvProblem, MatmulProblem
@@ -135,6 +135,10 @@ def shapes_of(problem: Problem) -> Shapes:
     return Shapes((problem.m, problem.k), w, (problem.m, problem.n))
 
 
+def _prepared(op: str, attrs: Any, w: np.ndarray) -> np.ndarray:
+    return lookup(op).run(attrs, [w])[0]
+
+
 def build(algorithm: Algorithm, problem: Problem, target: Target, tile: Any = None, bare: bool = False) -> Trial:
     """Builds an algorithm for a problem, with the tile it chooses unless one is given. `bare`: no epilogue.
 
@@ -153,7 +157,9 @@ def build(algorithm: Algorithm, problem: Problem, target: Target, tile: Any = No
         raise ScheduleError(f"{problem}: {algorithm.name} does not apply: {reason}")
     tile = algorithm.tiles_for(problem, target) if tile is None else tile
     layouts, shapes = algorithm.layouts(problem, target), shapes_of(problem)
-    prepare = partial(transform_weights, m=tile.m) if algorithm.weight_op else np.ascontiguousarray
+    prepare: Callable[[np.ndarray], np.ndarray] = np.ascontiguousarray
+    if algorithm.weight_op is not None and algorithm.attrs_for is not None:
+        prepare = partial(_prepared, algorithm.weight_op, algorithm.attrs_for(problem, tile))
     prepared = prepare(np.zeros(shapes.w, np.float32)).shape
     symbols = {d: te.var(d, "int64") for d in shapes.x if isinstance(d, str)}
 

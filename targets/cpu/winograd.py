@@ -16,6 +16,7 @@ from typing import Any
 
 from cnncc.errors import UnsupportedError
 from cnncc.ir.layout import Layout, channels
+from cnncc.ops.winograd import WinogradAttrs
 from cnncc.ops.winograd_matrices import TAPS, combine, matrices
 from cnncc.targets.algorithm import Algorithm, Layouts
 from cnncc.targets.cpu.winograd_tiles import STACK, WinogradTile, best_tile, candidates, channel_blocks, cost, scratch
@@ -209,6 +210,8 @@ def _make(m: int) -> Algorithm:
         error_bound=lambda dtype: _ULPS[m] * {"f32": 2.0**-23}[dtype],
         exact=False,
         weight_op="winograd_weights",
+        anchor_op="winograd_conv",
+        attrs_for=lambda p, tile: WinogradAttrs(tile.m, p.pads, (p.strides[0], p.dilations[0])),
         candidates=lambda p, target: candidates(p, target, m),
     )
 

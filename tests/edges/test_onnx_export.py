@@ -24,7 +24,15 @@ from tests.tolerances import assert_close
 pytest.importorskip("onnxruntime")
 
 # Operations that only gradients and rewritten graphs have, by ending or name.
-GRADIENT_ONLY = ("_dx", "_dw", "winograd_conv", "winograd_weights", "adaptive_max_pool_indices")
+GRADIENT_ONLY = (
+    "_dx",
+    "_dw",
+    "winograd_conv",
+    "winograd_weights",
+    "fft_conv",
+    "fft_weights",
+    "adaptive_max_pool_indices",
+)
 
 
 def sample_graph(op, sample):

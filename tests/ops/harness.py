@@ -61,7 +61,7 @@ class Case:
         family = self.op.infer.__module__.rpartition(".")[2]
         if family in _EXACT or not is_float(self.dtype):
             return "exact"
-        if family.startswith(("conv", "winograd", "local")):
+        if family.startswith(("conv", "winograd", "local", "fft")):
             return "winograd" if family.startswith("winograd") else "conv"
         return "elementwise" if self.op.elementwise else "reduction"
 
@@ -84,7 +84,7 @@ def canonical(op: Op, attrs: Any, types: Sequence[Type | None]) -> Any:
 
 _BOTH = ("conv_dw", "max_pool_dx", "locally_connected_dw", "adaptive_max_pool_dx", "gather_dx", "gather_elements",
          "gather_elements_dx")  # fmt: skip
-_NO_BATCH = ("winograd_weights", "locally_connected_dx")
+_NO_BATCH = ("winograd_weights", "fft_weights", "locally_connected_dx")
 
 
 def batch_operands(case: Case) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from tests.tolerances import assert_close
 
 pytestmark = pytest.mark.slow  # a kernel or more is compiled for each
 
-CASES = [c for c in all_cases() if not c.op.name.startswith(("winograd", "to_layout"))]
+CASES = [c for c in all_cases() if not c.op.name.startswith(("winograd", "fft", "to_layout"))]
 EMPTY = "nothing to compute"
 
 

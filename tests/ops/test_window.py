@@ -100,7 +100,7 @@ def test_same_padding_of_a_symbolic_size_with_a_stride():
 # the last axes of these are weights, or are fixed by another operand or an attribute
 FIXED = (
     *("winograd_weights", "layer_norm", "locally_connected_dx", "expand", "concat", "gather_elements_dx"),
-    *("split_phases", "join_phases"),  # made where sizes are known
+    *("split_phases", "join_phases", "fft_conv", "fft_weights"),  # made where sizes are known
 )
 SPATIAL = [
     c for c in all_cases()

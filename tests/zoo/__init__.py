@@ -85,6 +85,7 @@ NETS: dict[str, Net] = {
     "detector": Net("pixels", 3, (320, 320), (64, 96)),
     "deeplab": Net("pixels", 3, (224, 224), (64, 72), 0.25),
     "espcn": Net("pixels", 1, (120, 160), (20, 28), 0.5),
+    "replknet": Net("large_kernels", 3, (224, 224), (64, 64), 0.25),
 }
 QUICK = tuple(name for name, net in NETS.items() if net.quick)
 
