@@ -35,6 +35,23 @@ def batch_of(problem: Any, x: Any) -> Any:
     return i64(problem.n) if isinstance(problem.n, int) else x.shape[0]
 
 
+def operations(problem: ConvProblem, finish: Finish) -> int:
+    """Multiplications, additions and divisions of an epilogue, for one element."""
+    import tvm_ffi
+    from tvm import tirx
+
+    index = tuple(tirx.Var(f"i{k}", "int64") for k in range(problem.rank + 2))
+    found: list[Any] = []
+    kinds = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div)
+
+    def count(node: Any) -> None:
+        if str(node.ty.dtype) == "float32":
+            found.append(node)
+
+    tvm_ffi.structural_walk(finish(tirx.Var("value", "float32"), index), (kinds, count))
+    return len(found)
+
+
 def padded(problem: ConvProblem, x: Any, lead: int, tail: int) -> Any:
     """The stage "pad": x(*lead, *spatial, *tail) with the problem's pads, as far as the outputs read.
 

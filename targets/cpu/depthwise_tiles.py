@@ -62,11 +62,13 @@ def cost(p: ConvProblem, target: Target, tile: DepthwiseTile) -> Cost:
     else:
         parts = math.prod(-(-o // c) for o, c in zip(p.out, tile.chunk, strict=True))
         done = parts * math.prod(tile.chunk)
-        slots = done * (math.prod(p.kernel) * 1.05 + 2) + 3.5 * parts * _copied(p, tile.chunk)
+        copying = 2.5 if target.vector_bits >= 512 else 3.5
+        slots = done * (math.prod(p.kernel) * 1.05 + 2) + copying * parts * _copied(p, tile.chunk)
         tasks = p.batch * blocks * parts
     balance = -(-tasks // target.threads) * target.threads / tasks
     total = slots * vectors * p.batch * blocks
-    compute = total * balance * 2 * target.lanes() / (target.gflops_per_core * 1e9 * target.threads)
+    lanes = min(tile.lanes, target.lanes())
+    compute = total * balance * 2 * lanes / (target.rate(lanes) * 1e9 * target.threads)
     moved = float(p.batch * blocks * tile.block * ITEMSIZE * (math.prod(p.size) + math.prod(p.out)))
     bandwidth = target.gbytes_per_second * 1e9 * (1 if moved > target.l3 // 2 else 3)
     launches = (3 if tile.split_rows else 1) if target.threads > 1 else 0
@@ -94,7 +96,8 @@ def candidates(p: ConvProblem, target: Target) -> Iterator[DepthwiseTile]:
 def _candidates(p: ConvProblem, target: Target) -> Iterator[DepthwiseTile]:
     b, lanes = target.block, min(target.block, target.lanes())
     limit = min(STACK, target.l2 // 2)
-    for pixels in [w for w in (8, 7, 6, 5, 4, 2, 1) if w <= p.out[-1]]:
+    widths = [w for w in (8, 7, 6, 5, 4, 2, 1) if w <= p.out[-1]]
+    for pixels in sorted(widths, key=lambda w: p.out[-1] % w != 0):
         padded = [DepthwiseTile(b, lanes, pixels, False, chunk) for chunk in _chunks(p, pixels)]
         padded = [tile for tile in padded if scratch(p, target, tile) <= limit]
         yield from padded
@@ -103,6 +106,8 @@ def _candidates(p: ConvProblem, target: Target) -> Iterator[DepthwiseTile]:
                 tile = replace(padded[0], peel=True, split_rows=split)  # with a chunk for computed operands
                 if _unrolled(p, tile) <= UNROLLED:
                     yield tile
+                    if 0 < 32 * lanes // 2 == target.unit_bits and cuts(p, tile)[1][1] <= 1:
+                        yield replace(tile, lanes=lanes // 2)
 
 
 def _chunks(p: ConvProblem, pixels: int) -> list[tuple[int, ...]]:
@@ -148,8 +153,14 @@ def _inefficiency(p: ConvProblem, target: Target, tile: DepthwiseTile) -> float:
     if held + 2 * tile.pixels + p.kernel[-1] + 1 <= target.vector_registers:
         return loads * (1.0 + 0.1 / tile.pixels)
     if cuts(p, tile)[1][1] <= 1:
-        return loads * (1.1 + 0.1 / tile.pixels)
-    return loads * (2.0 if held > 12 and (tile.pixels > 1 or held > target.vector_registers) else 1.3)
+        if target.vector_bits < 512:
+            return loads * (1.1 + 0.1 / tile.pixels)
+        if tile.lanes == target.lanes():
+            return 1.9  # LLVM holds as many weights as it can, and the sums move to the stack
+        return 1.1 if p.strides[-1] == 1 else 1.45
+    if held > 12 and (tile.pixels > 1 or held > target.vector_registers):
+        return loads * 2.0
+    return loads * (1.4 if target.vector_bits >= 512 else 1.3)
 
 
 def _copied(p: ConvProblem, chunk: tuple[int, ...]) -> int:

@@ -103,6 +103,44 @@ def test_an_operand_that_is_computed_is_computed_once_per_element() -> None:
 
 
 @needs_x86
+@pytest.mark.parametrize(("text", "apart"), [(PEEL[2], True), (PEEL[3], False), (PEEL[0], False)])
+def test_a_costly_epilogue_gets_registers_of_its_own(text: str, apart: bool) -> None:
+    """SiLU behind 5x5: the padded form, whose epilogue has no weights beside it. Not behind 3x3, nor for cheap ones."""
+    from tvm import te, tirx
+    from tvm.s_tir import Schedule
+
+    from cnncc.targets.cpu import common, math
+
+    problem = ConvProblem.parse(text)
+    tile = replace(DEPTHWISE.tiles_for(problem, ONE), peel=True, pixels=7)
+    n, rank = problem.batch, problem.rank
+    x = te.placeholder(common.shape(n, -(-problem.ic // 16), *problem.size, 16), name="x")
+    w = te.placeholder(common.shape(-(-problem.ic // 16), 1, *problem.kernel, 16), name="w")
+
+    def stages(finish: common.Finish) -> str:
+        sch = Schedule(te.create_prim_func([x, w, DEPTHWISE.define(problem, tile, x, w, finish)]))
+        DEPTHWISE.schedule(sch, problem, tile, ONE)
+        return str(sch.mod.script())
+
+    assert rank == 2
+    assert ('sblock("pad")' in stages(lambda value, index: value * math.sigmoid(value))) == apart
+    assert 'sblock("pad")' not in stages(lambda value, index: tirx.max(value + 1.0, tirx.const(0.0, "float32")))
+
+
+@needs_x86
+@pytest.mark.parametrize(
+    "text", ["conv n1 ic96 h14 w14 oc96 k5x5 s1x1 p2x2 g96", "conv n2 ic20 h7 w7 oc20 k7x7 s1x1 p3x3 g20"]
+)
+def test_half_vectors(text: str) -> None:
+    """Where the units are half as wide as vectors, unrolled rows of large windows take half vectors."""
+    problem = ConvProblem.parse(text)
+    halved = replace(AVX512, threads=1, unit_bits=256)
+    assert DEPTHWISE.tiles_for(problem, halved).lanes == 8
+    assert DEPTHWISE.tiles_for(problem, replace(halved, unit_bits=0)).lanes == 16
+    _check(build(DEPTHWISE, problem, runs(halved)))
+
+
+@needs_x86
 @pytest.mark.parametrize("text", PAD)
 def test_scratch_is_what_the_stack_holds(text: str) -> None:
     problem = ConvProblem.parse(text)
