@@ -97,6 +97,17 @@ def _dense_block(b: Builder, x: Any) -> Any:
     return x
 
 
+def _stem(b: Builder, x: Any) -> Any:
+    """The first layers of a ResNet."""
+    y = b.relu(_conv_bias(b, x, 64, 7, stride=2))
+    return b.max_pool(y, kernel=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1))
+
+
+def _pooled(b: Builder, x: Any) -> Any:
+    """The end of a stage of VGG."""
+    return b.max_pool(b.relu(_conv_bias(b, x, 64, 3)), kernel=(2, 2), strides=(2, 2))
+
+
 def _transition(b: Builder, x: Any) -> Any:
     """Half the channels of a quarter of the pixels (DenseNet)."""
     y = _conv(b, b.relu(_batch_norm(b, x)), x.type.shape[1] // 2)
@@ -117,6 +128,10 @@ CASES: tuple[Case, ...] = (
     Case("concat", "dense block", _dense_block),
     Case("concat", "squeezenet"),
     Case("concat", "densenet121"),
+    Case("pool", "7x7 of step 2, bias, relu, max pool", _stem, channels=3, size=224),
+    Case("pool", "3x3, bias, relu, max pool", _pooled),
+    Case("pool", "squeezenet"),
+    Case("pool", "vgg16"),
     Case("pool-order", "batch norm, relu, 1x1, average pool", _transition, channels=256),
     Case("pool-order", "densenet121"),
 )

@@ -13,6 +13,7 @@ from cnncc.passes.layouts import lay_out
 from cnncc.passes.manager import Context, Pass, Step, run_passes
 from cnncc.passes.outputs import separate_outputs
 from cnncc.passes.pads import fold_pad
+from cnncc.passes.pool_behind import fuse_pools
 from cnncc.passes.pooling import order_pools
 from cnncc.passes.products import flatten_matmul
 from cnncc.passes.regions import propose_kernels
@@ -33,10 +34,11 @@ REMOVE_DEAD = Step("remove-dead", lambda graph, context: graph.tidy())
 SEPARATE_OUTPUTS = Step("separate-outputs", separate_outputs)
 PROPOSE_KERNELS = Step("propose-kernels", propose_kernels)
 CHOOSE = Step("choose", choose)
+FUSE_POOLS = Step("fuse-pools", fuse_pools)
 LAY_OUT = Step("lay-out", lay_out)
 CHOOSE_TILES = Step("choose-tiles", choose_tiles)
 
-LOWERING: tuple[Pass, ...] = (SEPARATE_OUTPUTS, PROPOSE_KERNELS, CHOOSE, LAY_OUT, CHOOSE_TILES)
+LOWERING: tuple[Pass, ...] = (SEPARATE_OUTPUTS, PROPOSE_KERNELS, CHOOSE, FUSE_POOLS, LAY_OUT, CHOOSE_TILES)
 INFERENCE: tuple[Pass, ...] = (
     CANONICALIZE,
     FOLD_CONSTANTS,

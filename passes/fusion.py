@@ -16,6 +16,7 @@ KINDS: dict[str, str] = {
     "gate": "a product with a computed number per channel (squeeze-and-excitation)",
     "reduction": "what is computed for a reduction or a pool alone, inside of it",
     "concat": "members of a concat, written in place",
+    "pool": "a max pool in the kernel of the convolution before it",
     "pool-order": "an average pool and the 1x1 convolution beside it, in the order that is less work",
 }
 

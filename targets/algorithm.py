@@ -44,6 +44,8 @@ class Algorithm:
     applies(P, target) -> str | None: the reason why it does not apply, in words, or None.
     layouts(P, target) -> Layouts.
     tiles_for(P, target) -> T: pure, imports no TVM.
+    pooled(P, target) -> str | None: for a convolution with a max pool behind it, the reason why it cannot make that
+        instead of the convolution's own results, or None.
     candidates(P, target) -> Iterator[T]: tiles worth measuring, the best by the model first; pure as well. None: there
         are none but `tiles_for`'s.
     cost(P, target, T) -> Cost.
@@ -66,6 +68,7 @@ class Algorithm:
     schedule: Callable[[Schedule, Any, Any, Target], None]
     scratch: Callable[[Any, Target, Any], int] = lambda problem, target, tile: 0
     error_bound: Callable[[str], float] = lambda dtype: 0.0
+    pooled: Callable[[Any, Target], str | None] = lambda problem, target: "it makes no pool of its results"
     prologue: bool = False  # `x` may be what stands before the anchor, computed wherever it is read
     exact: bool = True  # sums the same products as the definition (allowed under accuracy="strict")
     weight_op: str | None = None  # IR operation that prepares the weights at compile time, e.g. "winograd_weights"

@@ -9,7 +9,7 @@ from cnncc.ir.dims import Dim, product, substitute
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import anchor
 from cnncc.ops.window import Window, geometry
-from cnncc.targets.problem import HINT, ConvProblem, MatmulProblem, PoolProblem
+from cnncc.targets.problem import HINT, ConvProblem, MatmulProblem, PoolBehind, PoolProblem
 
 Problem = ConvProblem | MatmulProblem | PoolProblem
 
@@ -53,7 +53,22 @@ def _conv(node: Node) -> ConvProblem | None:
     else:
         g, groups, oc = geometry(node.attrs, w.shape[2:]), node.attrs.groups, w.shape[0]
     n, pads = _batch(x.shape[0]), (*g.begin, *g.end)
-    return ConvProblem(n, x.shape[1], int(oc), size, g.kernel, g.strides, pads, g.dilations, groups, x.dtype)
+    return ConvProblem(
+        n, x.shape[1], int(oc), size, g.kernel, g.strides, pads, g.dilations, groups, x.dtype, behind=_behind(node)
+    )
+
+
+def pool_behind(node: Node) -> Node | None:
+    """The max pool of a convolution's results in the same kernel."""
+    return next((u for u in node.outputs[0].users if u.op == "max_pool"), None)
+
+
+def _behind(node: Node) -> PoolBehind | None:
+    pool = pool_behind(node)
+    if pool is None:
+        return None
+    g, out = geometry(pool.attrs, pool.attrs.kernel), _numbers(pool.output.type.shape[2:])
+    return None if out is None else PoolBehind(g.kernel, g.strides, g.begin, out)
 
 
 def _matmul(node: Node) -> MatmulProblem | None:

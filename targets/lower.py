@@ -21,7 +21,7 @@ from cnncc.ops.lowering import TVM_DTYPE, Lowering, Operand, element_at
 from cnncc.ops.registry import lookup
 from cnncc.passes.tiles import tile_record
 from cnncc.runtime.native import import_tvm
-from cnncc.targets.describe import describe
+from cnncc.targets.describe import describe, pool_behind
 from cnncc.targets.outside import outside_code
 from cnncc.targets.table import find_algorithm
 from cnncc.targets.target import Target
@@ -240,12 +240,15 @@ class _Evaluator:
         else:
             x = self._before(first, algorithm.layouts(problem, self.target).x)
 
+        pool = pool_behind(root) if root.op in ("conv", "winograd_conv") else None
+        made = root.output if pool is None else pool.output
+
         def finish(value: Any, index: tuple[Any, ...]) -> Any:
             at = {v: self._beside(self.known[v], result.type) for v in self.body.inputs}
-            element, steps = tirx.convert(value), self._steps(result, [root.output])
-            if sum(root.output.users.values()) > 1:
-                return self._shared(root.output, element, result, steps, index, at)
-            return self._next(result, steps, index, {**at, root.output: Operand(root.output.type, lambda *_: element)})
+            element, steps = tirx.convert(value), self._steps(result, [made])
+            if sum(made.users.values()) > 1:
+                return self._shared(made, element, result, steps, index, at)
+            return self._next(result, steps, index, {**at, made: Operand(made.type, lambda *_: element)})
 
         return algorithm.define(problem, self.tile, x, weights, finish)
 

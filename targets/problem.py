@@ -5,6 +5,7 @@ The text of a problem is cache key, benchmark input, test name and bug report at
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from cnncc.errors import GraphError
@@ -15,9 +16,33 @@ _SPATIAL = {1: "w", 2: "hw", 3: "dhw"}
 
 
 @dataclass(frozen=True)
+class PoolBehind:
+    """A max pool of a convolution's results, made in the same kernel: its window, steps, padding at the begin of each
+    axis, and output sizes (which say how far it reaches at the end)."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    begin: tuple[int, ...]
+    out: tuple[int, ...]
+
+    def __str__(self) -> str:
+        kernel, strides, begin, out = ("x".join(map(str, t)) for t in (self.kernel, self.strides, self.begin, self.out))
+        return f"max{kernel}/{strides}-{begin}->{out}"
+
+    @staticmethod
+    def parse(text: str) -> PoolBehind:
+        """Inverse of `str`. Raises ValueError where the text is not of that form."""
+        parts = re.fullmatch(r"max([\dx]+)/([\dx]+)-([\dx]+)->([\dx]+)", text)
+        if parts is None:
+            raise ValueError(f"{text!r} is not a max pool")
+        return PoolBehind(*(tuple(map(int, part.split("x"))) for part in parts.groups()))
+
+
+@dataclass(frozen=True)
 class ConvProblem:
     """A convolution of spatial rank 1 to 3. `n` is the name of a symbol where the batch is symbolic; then `hint` is
-    the batch that decisions assume. `pads` are begin per spatial axis, then end per spatial axis. Cross-correlation."""
+    the batch that decisions assume. `pads` are begin per spatial axis, then end per spatial axis. Cross-correlation.
+    `behind`: the kernel's result is a max pool of the convolution's."""
 
     n: int | str
     ic: int
@@ -30,6 +55,7 @@ class ConvProblem:
     groups: int = 1
     dtype: str = "f32"
     hint: int = HINT
+    behind: PoolBehind | None = None
 
     @property
     def rank(self) -> int:
@@ -77,6 +103,8 @@ class ConvProblem:
             parts.append(f"g{self.groups}")
         if self.dtype != "f32":
             parts.append(self.dtype)
+        if self.behind is not None:
+            parts.append(str(self.behind))
         return " ".join(parts)
 
     @staticmethod
@@ -91,6 +119,8 @@ class ConvProblem:
         for word in words[1:]:
             if word in ("f32", "f64", "f16", "bf16"):
                 dtype = word
+            elif word.startswith("max"):
+                fields["max"] = word
             elif word[:2] in ("ic", "oc"):
                 numbers[word[:2]] = word[2:]
             elif word[0] in "nhw" or (word[0] == "d" and "k" not in numbers and not fields["k"]):
@@ -116,6 +146,7 @@ class ConvProblem:
                 tuple(map(int, fields["d"].split("x"))) if fields["d"] else (1,) * r,
                 int(fields["g"]),
                 dtype,
+                behind=PoolBehind.parse(fields["max"]) if "max" in fields else None,
             )
         except (KeyError, ValueError) as error:
             raise GraphError(f"not a convolution problem: {text!r} ({error})") from None

@@ -70,7 +70,7 @@ def find_tasks(graph: Graph, target: Target, accuracy: Accuracy) -> list[Task]:
     """The distinct kernels of a graph that run an algorithm, those first that take most of the modelled time."""
     names = [step.name for step in INFERENCE]
     context = Context(target, accuracy)
-    chosen = run_passes(graph, INFERENCE[: names.index("lay-out")], context)
+    chosen = run_passes(graph, INFERENCE[: names.index("fuse-pools")], context)
     found: dict[tuple[str, str], list[Node]] = {}
     for node in chosen.nodes:
         if node.body is None or find_algorithm(target, node.attrs.algorithm) is None:

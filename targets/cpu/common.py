@@ -52,19 +52,22 @@ def operations(problem: ConvProblem, finish: Finish) -> int:
     return len(found)
 
 
-def padded(problem: ConvProblem, x: Any, lead: int, tail: int) -> Any:
-    """The stage "pad": x(*lead, *spatial, *tail) with the problem's pads, as far as the outputs read.
+def padded(
+    problem: ConvProblem, x: Any, lead: int, tail: int, out: tuple[int, ...] = (), pads: tuple[int, ...] = ()
+) -> Any:
+    """The stage "pad": x(*lead, *spatial, *tail) with the problem's pads, as far as the outputs read (those of other
+    extents `out`, with other pads at the begin, where given).
 
     `lead` is the number of channel blocks (or channels), `tail` the channels in a block, 0 where there are no blocks.
     """
     from tvm import te, tirx
 
     r = problem.rank
-    extent = covered(problem, problem.out)
+    extent, begin = covered(problem, out or problem.out), pads or problem.pads[:r]
 
     def at(n: Any, c: Any, *rest: Any) -> Any:
-        where = inside(rest[:r], problem.size, extent, problem.pads[:r])
-        value = x(n, c, *(i - i64(p) for i, p in zip(rest[:r], problem.pads[:r], strict=True)), *rest[r:])
+        where = inside(rest[:r], problem.size, extent, begin)
+        value = x(n, c, *(i - i64(p) for i, p in zip(rest[:r], begin, strict=True)), *rest[r:])
         return tirx.if_then_else(tirx.all(*where), value, tirx.const(0.0, "float32")) if where else value
 
     return te.compute(shape(batch_of(problem, x), lead, *extent, *([tail] if tail else [])), at, name="pad")

@@ -12,7 +12,7 @@ from typing import Any
 
 from cnncc.ir.layout import PLAIN, Layout, channels
 from cnncc.targets.algorithm import Algorithm, Cost, Layouts
-from cnncc.targets.cpu import common, tiling
+from cnncc.targets.cpu import common, pooled, tiling
 from cnncc.targets.cpu.tiling import ConvTile, Reduction, ceil_div, covered
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
@@ -41,22 +41,29 @@ def layouts(problem: ConvProblem, target: Target) -> Layouts:
 
 def tiles_for(problem: ConvProblem, target: Target) -> ConvTile:
     """The tile with the least modelled time."""
+    if problem.behind is not None:
+        return pooled.choose(problem, target, _reduction(problem, target.block))
     return tiling.choose(problem, target, _reduction(problem, target.block))
 
 
 def candidates(problem: ConvProblem, target: Target) -> Iterator[ConvTile]:
     """Tiles worth measuring."""
+    if problem.behind is not None:
+        return pooled.candidates(problem, target, _reduction(problem, target.block))
     return tiling.candidates(problem, target, _reduction(problem, target.block))
 
 
 def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
     """Time by the tile model."""
+    if tile.rows:
+        return pooled.cost(problem, target, _reduction(problem, tile.block), tile)
     return tiling.conv_cost(problem, target, _reduction(problem, tile.block), tile)
 
 
 def scratch(problem: ConvProblem, target: Target, tile: ConvTile) -> int:
-    """Bytes of the padded copy of a task's input."""
-    return tiling.copied(problem, tile.group, problem.ic) if tile.copy else 0
+    """Bytes of the padded copy of a task's input, and of the rows that a pool behind is made from."""
+    copied = tiling.copied(problem, tile.group, problem.ic) if tile.copy else 0
+    return copied + (pooled.kept(tile.group, tile.vectors, tile.block) if tile.rows else 0)
 
 
 def _reduction(problem: ConvProblem, block: int) -> Reduction:
@@ -75,16 +82,23 @@ def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.
 
     r, b = problem.rank, tile.block
     n = common.batch_of(problem, x)
-    source = common.padded(problem, x, problem.ic, 0) if tile.copy else x
+    extents, place = pooled.pixels(problem, tile) if tile.rows else (problem.out, list)
+    source = x
+    if tile.copy:
+        source = (
+            pooled.padded(problem, tile, x, problem.ic, 0) if tile.rows else common.padded(problem, x, problem.ic, 0)
+        )
     (c,), taps = common.reduce_axes("c", [problem.ic]), common.reduce_axes("k", problem.kernel)
     # LLVM unrolls short loops. Taps along a row, unrolled, share pixels, which then push accumulators out of registers.
     steps = [taps[-1], *taps[:-1], c]
 
     def product(n: Any, o: Any, *rest: Any) -> Any:
-        pixel = source(n, c, *common.window(problem, rest[:r], taps))
-        return te.sum(pixel * w(o, c, *taps, rest[r]), axis=steps)
+        pixel = source(n, c, *common.window(problem, place(rest[:-1]), taps))
+        return te.sum(pixel * w(o, c, *taps, rest[-1]), axis=steps)
 
-    acc = te.compute(common.shape(n, ceil_div(problem.oc, b), *problem.out, b), product, name="acc")
+    acc = te.compute(common.shape(n, ceil_div(problem.oc, b), *extents, b), product, name="acc")
+    if tile.rows:
+        return pooled.result(problem, tile, acc, finish)
     return te.compute(
         acc.shape,
         lambda n, o, *rest: finish(acc(n, o, *rest), (n, o * common.i64(b) + rest[r], *rest[:r])),
@@ -93,8 +107,8 @@ def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.
 
 
 def schedule(sch: Any, problem: ConvProblem, tile: ConvTile, target: Target) -> None:
-    """Tasks, register tiles, reduction; see `common.schedule_tile`."""
-    common.schedule_tile(sch, problem, tile)
+    """Tasks, register tiles, reduction; see `common.schedule_tile`, and `pooled` with a pool behind."""
+    (pooled.schedule if tile.rows else common.schedule_tile)(sch, problem, tile)
 
 
 ALGORITHM = Algorithm(
@@ -108,4 +122,5 @@ ALGORITHM = Algorithm(
     schedule=schedule,
     scratch=scratch,
     candidates=candidates,
+    pooled=lambda problem, target: pooled.applies(problem, target, _reduction(problem, target.block)),
 )

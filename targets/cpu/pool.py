@@ -92,7 +92,7 @@ def _cost(p: PoolProblem, target: Target, tile: PoolTile) -> Cost:
     return Cost(max(moved / (target.gbytes_per_second * 1e9), work / per_second), work, moved)
 
 
-def _maximum(a: Any, b: Any, dtype: str) -> Any:
+def maximum(a: Any, b: Any, dtype: str) -> Any:
     """max(a, b), NaN where either is."""
     from tvm import tirx
 
@@ -162,7 +162,7 @@ def _define(p: PoolProblem, tile: PoolTile, x: Any, w: Any, finish: Callable[[An
         )
 
     def combine(a: Any, b: Any) -> Any:
-        return _maximum(a, b, p.dtype) if p.op == "max" else a + b
+        return maximum(a, b, p.dtype) if p.op == "max" else a + b
 
     def over(source: Callable[..., Any], axes: Sequence[int], index: tuple[Any, ...]) -> Any:
         """The taps of some axes combined, as one expression."""

@@ -41,6 +41,9 @@ class ConvTile:
     multiple of `vectors`. `block`: channels in a block. `copy`: a task copies its input into scratch, padded.
     `parallel`: tasks run on the threads.
 
+    `rows`: a task makes so many rows of the max pool behind the convolution (0: there is none), the group being what
+    those need, columns rounded up to whole register tiles.
+
     Groups divide the output; a group may end in narrower register tiles."""
 
     pixels: tuple[int, ...]
@@ -50,6 +53,7 @@ class ConvTile:
     block: int
     copy: bool
     parallel: bool
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def copied(problem: ConvProblem, group: tuple[int, ...], depth: int) -> int:
 @lru_cache(maxsize=4096)
 def choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTile:
     """The tile with the least modelled time: the register tile first, then what a task does. Ties go to the first."""
-    tiles = list(_register_tiles(problem, target, reduction))
+    tiles = list(register_tiles(problem, target, reduction))
     pixels, vectors = min(
         [tile for tile in tiles if _groups(problem, reduction, tile[0])] or tiles,
         key=lambda tile: _pixels_time(target, reduction, problem.out, *tile) / tile[1],
@@ -124,7 +128,7 @@ def choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTi
 
 def candidates(problem: ConvProblem, target: Target, reduction: Reduction) -> Iterator[ConvTile]:
     """Tiles worth measuring: those of the register tiles with the least modelled time, each in several tasks."""
-    sizes = [tile for tile in _register_tiles(problem, target, reduction) if _groups(problem, reduction, tile[0])]
+    sizes = [tile for tile in register_tiles(problem, target, reduction) if _groups(problem, reduction, tile[0])]
     sizes.sort(key=lambda tile: _pixels_time(target, reduction, problem.out, *tile) / tile[1])
     tiles = [tile for size in sizes[:KINDS] for tile in _tasks(problem, target, reduction, *size)]
     return varied(
@@ -145,9 +149,7 @@ def _tasks(
                     yield ConvTile(pixels, vectors, group, chunk, target.block, any(problem.pads), parallel)
 
 
-def _register_tiles(
-    problem: ConvProblem, target: Target, reduction: Reduction
-) -> Iterator[tuple[tuple[int, ...], int]]:
+def register_tiles(problem: ConvProblem, target: Target, reduction: Reduction) -> Iterator[tuple[tuple[int, ...], int]]:
     """Register tiles (pixels, vectors) that need no more registers than the target has."""
     per_block = _registers_of(target, reduction)[0]
     rows = range(1, min(4, problem.out[-2]) + 1) if problem.rank > 1 else [1]
@@ -220,8 +222,11 @@ def _groups(problem: ConvProblem, reduction: Reduction, pixels: tuple[int, ...])
     return [g for g in groups if copied(problem, g, reduction.depth) <= SCRATCH]
 
 
-def conv_cost(problem: ConvProblem, target: Target, reduction: Reduction, tile: ConvTile) -> Cost:
-    """Time of a tiled convolution: the threads' register tiles and copies, or memory where that is slower."""
+def conv_cost(
+    problem: ConvProblem, target: Target, reduction: Reduction, tile: ConvTile, written: float | None = None
+) -> Cost:
+    """Time of a tiled convolution: the threads' register tiles and copies, or memory where that is slower. `written`:
+    bytes of results, where not those of the whole output."""
     groups = math.prod(o // g for o, g in zip(problem.out, tile.group, strict=True))
     tasks = problem.batch * groups * (problem.groups * reduction.blocks // tile.chunk)
     passes = tile.chunk // tile.vectors
@@ -240,6 +245,6 @@ def conv_cost(problem: ConvProblem, target: Target, reduction: Reduction, tile: 
     busy = rounds * (work + PER_TASK) * unit + (FORK_SECONDS if tile.parallel else 0.0)
     x = 4.0 * problem.batch * problem.ic * math.prod(problem.size)
     w = 4.0 * problem.oc * (problem.ic // problem.groups) * math.prod(problem.kernel)
-    y = 4.0 * problem.batch * problem.oc * math.prod(problem.out)
+    y = 4.0 * problem.batch * problem.oc * math.prod(problem.out) if written is None else written
     total = x + w + y
     return Cost(max(busy, memory_seconds(target, total, rounds / tasks)), 2.0 * problem.macs, total)

@@ -12,6 +12,7 @@ root of the schedule, so that sizes which tiles do not divide need predicates in
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 from cnncc.errors import UnsupportedError
@@ -33,6 +34,8 @@ _ULPS = {2: 32, 4: 160, 6: 1024}
 def define(p: ConvProblem, tile: WinogradTile, x: Any, w: Any, finish: Callable[[Any, tuple[Any, ...]], Any]) -> Any:
     """The stages: pad, rows, columns, product, back_columns, back_rows, out."""
     from tvm import te, tirx
+
+    from cnncc.targets.cpu.pool import maximum
 
     def i64(v: int) -> Any:
         return tirx.const(v, "int64")
@@ -91,19 +94,29 @@ def define(p: ConvProblem, tile: WinogradTile, x: Any, w: Any, finish: Callable[
         value = back_rows(n, *planes, c, y // m, x_ // m, y % m, x_ % m, ci)
         return finish(value, (n, c * b + ci, *planes, y, x_))
 
+    def pooled(*i: Any) -> Any:
+        n, c, *planes, y, x_, ci = i
+        half = m // 2
+        at = [(y % half * 2 + k, x_ % half * 2 + j) for k in range(2) for j in range(2)]
+        four = [back_rows(n, *planes, c, y // half, x_ // half, *inside, ci) for inside in at]
+        value = reduce(lambda one, other: maximum(one, other, "f32"), four)
+        return finish(value, (n, c * b + ci, *planes, y, x_))
+
     product = te.compute(_shape(alpha, alpha, *outer, ob, ty, tx, b), summed, name="product")
     back_columns = te.compute(_shape(*outer, ob, ty, tx, m, alpha, b), up, name="back_columns")
     back_rows = te.compute(_shape(*outer, ob, ty, tx, m, m, b), along, name="back_rows")
+    if p.behind is not None:
+        return te.compute(_shape(n, ob, *p.behind.out, b), pooled, name="out")
     return te.compute(_shape(n, ob, *p.out, b), result, name="out")
 
 
 def schedule(sch: Any, p: ConvProblem, tile: WinogradTile, target: Target) -> None:
     """Tasks over (n, rows of tiles, columns of tiles, shares of output channels)."""
-    m = tile.m
+    side = tile.m if p.behind is None else tile.m // 2  # results of a tile
     out, product = sch.get_sblock("out"), sch.get_sblock("product")
     n, c, *planes, y, x, ci = sch.get_loops(out)
-    y_task, y_tile, y_in = sch.split(y, [None, tile.th, m])
-    x_task, x_tile, x_in = sch.split(x, [None, tile.tw, m])
+    y_task, y_tile, y_in = sch.split(y, [None, tile.th, side])
+    x_task, x_tile, x_in = sch.split(x, [None, tile.tw, side])
     c_task, c_panel, c_in = sch.split(c, [None, tile.share // tile.panel, tile.panel])
     sch.reorder(c_task, n, *planes, y_task, x_task, c_panel, c_in, y_tile, x_tile, y_in, x_in, ci)
     task = sch.fuse(c_task, n, *planes, y_task, x_task)
@@ -185,6 +198,18 @@ def _applies(p: ConvProblem, target: Target, m: int) -> str | None:
     return None
 
 
+def _pooled(p: ConvProblem, target: Target, m: int) -> str | None:
+    """A tile holds whole windows, where those are 2x2 and follow one another."""
+    pool = p.behind
+    assert pool is not None
+    one, two = (1,) * (p.rank - 2), (2, 2)
+    if pool.kernel != (*one, *two) or pool.strides != pool.kernel or any(pool.begin):
+        return f"the pool's windows must be 2x2, in steps of 2, without padding, got {pool}"
+    if any(o * 2 > size for o, size in zip(pool.out[-2:], p.out[-2:], strict=True)):
+        return f"the pool's windows must lie inside of the image, got {pool}"
+    return None if m % 2 == 0 else f"a tile of {m} results holds no whole windows"
+
+
 def _layouts(p: ConvProblem, target: Target) -> Layouts:
     b = target.block
     return Layouts(channels(b), Layout(((p.rank + 1, b), (2, b))), channels(b))
@@ -213,6 +238,7 @@ def _make(m: int) -> Algorithm:
         anchor_op="winograd_conv",
         attrs_for=lambda p, tile: WinogradAttrs(tile.m, p.pads, (p.strides[0], p.dilations[0])),
         candidates=lambda p, target: candidates(p, target, m),
+        pooled=lambda p, target: _pooled(p, target, m),
     )
 
 

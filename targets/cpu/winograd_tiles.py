@@ -74,7 +74,8 @@ def cost(p: ConvProblem, target: Target, tile: WinogradTile) -> Cost:
 
     memory = target.gbytes_per_second * 1e9
     weights = alpha * alpha * ib * ob * tile.block**2 * ITEMSIZE
-    activations = p.batch * ITEMSIZE * tile.block * (-(-p.ic // tile.block) * prod(p.size) + ob * prod(p.out))
+    written = p.out if p.behind is None else p.behind.out
+    activations = p.batch * ITEMSIZE * tile.block * (-(-p.ic // tile.block) * prod(p.size) + ob * prod(written))
     mine = weights * tile.share // ob
     resident = mine + scratch(p, target, tile) <= target.l2
     far = memory if mine * target.threads > target.l3 // 2 else 3 * memory
