@@ -31,9 +31,10 @@ CONVOLUTIONS = [
     "conv n1 ic3 h64 w64 oc64 k7x7 s2x2 p3x3",
     "conv n1 ic144 h28 w28 oc144 k3x3 s1x1 p1x1 g144",
     "conv n1 ic96 h14 w14 oc96 k5x5 s1x1 p2x2 g96",
-    "conv n1 ic48 h40 w40 oc48 k13x13 s1x1 p6x6 g48",
-    "conv n1 ic32 h56 w56 oc32 k31x31 s1x1 p15x15 g32",
-    "conv n1 ic32 h70 w70 oc32 k7x7 s1x1 p3x3 g32",
+    "conv n1 ic512 h14 w14 oc16 k5x5 s1x1 p2x2",
+    "conv n1 ic32 h28 w28 oc16 k11x11 s1x1 p5x5",
+    "conv n1 ic16 h40 w40 oc16 k13x13 s1x1 p6x6 g16",
+    "conv n1 ic16 h28 w28 oc16 k31x31 s1x1 p15x15 g16",
     "conv n1 ic128 h14 w14 oc128 k3x3 s1x1 p1x1 g32",
     "conv n1 ic48 h14 w14 oc48 k3x3 s1x1 p1x1 g2",
 ]

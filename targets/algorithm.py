@@ -50,6 +50,8 @@ class Algorithm:
         are none but `tiles_for`'s.
     cost(P, target, T) -> Cost.
     scratch(P, target, T) -> int: bytes of stack a thread needs.
+    workspaces(P, T) -> tuple of shapes: float32 arrays that the definition keeps in memory, in its order; the memory
+        plan places them.
     define(P, T, x, w, finish) -> te.Tensor: the result in its physical layout. `x` and `w` are called with physical
         indices (they are te tensors, or a fused prologue of that form); a symbolic batch is in `x.shape[0]`;
         `finish(value, logical_index)` must be applied exactly once per element of the result, in its last stage.
@@ -67,6 +69,7 @@ class Algorithm:
     define: Callable[[Any, Any, Any, Any, Callable[[Any, tuple[Any, ...]], Any]], te.Tensor]
     schedule: Callable[[Schedule, Any, Any, Target], None]
     scratch: Callable[[Any, Target, Any], int] = lambda problem, target, tile: 0
+    workspaces: Callable[[Any, Any], tuple[tuple[int, ...], ...]] = lambda problem, tile: ()
     error_bound: Callable[[str], float] = lambda dtype: 0.0
     pooled: Callable[[Any, Target], str | None] = lambda problem, target: "it makes no pool of its results"
     prologue: bool = False  # `x` may be what stands before the anchor, computed wherever it is read

@@ -125,7 +125,13 @@ def lower_kernel(node: Node, target: Target) -> Lowered:
         return _schedule_generic(func, target, defined.c)
     schedule = s_tir.Schedule(IRModule({"main": func}))
     algorithm.schedule(schedule, describe(node.body), defined.tile, target)
-    return Lowered(schedule.mod["main"], (), algorithm.name)
+    scheduled = schedule.mod["main"]
+    if target.kind != "cpu":
+        return Lowered(scheduled, (), algorithm.name)
+    from cnncc.targets.cpu.workspace import hoist_workspaces
+
+    scheduled, workspaces = hoist_workspaces(scheduled)
+    return Lowered(scheduled, _types(workspaces, defined.c), algorithm.name)
 
 
 def math_for(target: Target) -> Any:
@@ -150,11 +156,16 @@ def _schedule_generic(func: Any, target: Target, c: Lowering) -> Lowered:
         from cnncc.targets.cpu import generic as cpu
 
         scheduled, workspaces, recipe = cpu.schedule_generic(func, target)
+    return Lowered(scheduled, _types(workspaces, c), recipe)
+
+
+def _types(workspaces: Any, c: Lowering) -> tuple[Type, ...]:
+    """Shapes and dtypes, or buffers, as types."""
     types = []
     for workspace in workspaces:
         shape, dtype = workspace if isinstance(workspace, tuple) else (workspace.shape, workspace.dtype)
         types.append(Type(_SHORT[dtype], tuple(_dim(d, c) for d in shape)))
-    return Lowered(scheduled, tuple(types), recipe)
+    return tuple(types)
 
 
 _SHORT = {long: short for short, long in TVM_DTYPE.items()}

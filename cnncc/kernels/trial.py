@@ -42,12 +42,16 @@ class Trial:
     executable: Any
     shapes: Shapes
     prepare: Callable[[np.ndarray], np.ndarray] = np.ascontiguousarray  # of the logical weights
+    workspaces: tuple[tuple[int, ...], ...] = ()  # shapes of scratch that the kernel is given behind its operands
 
     @cached_property
     def function(self) -> Callable[..., Any]:
         """The kernel, where this machine runs it; takes tensors in the physical layouts: x, w, bias, out."""
+        import tvm
+
         function: Callable[..., Any] = self.executable["main"]
-        return function
+        given = [tvm.runtime.from_dlpack(_unknown(shape)) for shape in self.workspaces]
+        return (lambda *tensors: function(*tensors, *given)) if given else function
 
     @property
     def llvm(self) -> str:
@@ -135,6 +139,13 @@ def shapes_of(problem: Problem) -> Shapes:
     return Shapes((problem.m, problem.k), w, (problem.m, problem.n))
 
 
+def _unknown(shape: tuple[int, ...]) -> np.ndarray:
+    """Scratch of which a kernel must not read what it has not written."""
+    array = empty(shape, np.float32)
+    array[...] = np.nan
+    return array
+
+
 def _prepared(op: str, attrs: Any, w: np.ndarray) -> np.ndarray:
     return lookup(op).run(attrs, [w])[0]
 
@@ -151,6 +162,7 @@ def build(algorithm: Algorithm, problem: Problem, target: Target, tile: Any = No
     from cnncc.errors import ScheduleError
     from cnncc.targets.cpu.llvm import to_tvm
     from cnncc.targets.cpu.stack import pipeline
+    from cnncc.targets.cpu.workspace import hoist_workspaces
 
     reason = algorithm.applies(problem, target)
     if reason is not None:
@@ -179,5 +191,6 @@ def build(algorithm: Algorithm, problem: Problem, target: Target, tile: Any = No
     out = algorithm.define(problem, tile, x, w, finish)
     sch = Schedule(te.create_prim_func([x, w, bias, out]))
     algorithm.schedule(sch, problem, tile, target)
-    built = tvm.compile(sch.mod, target=to_tvm(target), tir_pipeline=pipeline())
-    return Trial(problem, layouts, tile, built, shapes, prepare)
+    func, workspaces = hoist_workspaces(sch.mod["main"])
+    built = tvm.compile(tvm.IRModule({"main": func}), target=to_tvm(target), tir_pipeline=pipeline())
+    return Trial(problem, layouts, tile, built, shapes, prepare, tuple(shape for shape, _ in workspaces))

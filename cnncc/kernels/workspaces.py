@@ -14,14 +14,22 @@ from cnncc.ir.kernel import anchor
 from cnncc.ir.types import Type
 from cnncc.kernels.build import KernelSource, cache_key
 from cnncc.kernels.cache import Cache
-from cnncc.targets.table import FALLBACK, GENERIC
+from cnncc.passes.tiles import tile_record
+from cnncc.targets.describe import describe
+from cnncc.targets.table import find_algorithm
 from cnncc.targets.target import Target
 
 
 def find_workspaces(node: Node, source: KernelSource, symbol: str, target: Target) -> tuple[Type, ...]:
     """Types of the extra buffers of a kernel, behind its operands and results."""
     assert node.body is not None
-    if node.attrs.algorithm not in (GENERIC, FALLBACK) or anchor(node.body) is None:
+    algorithm = find_algorithm(target, node.attrs.algorithm)
+    if algorithm is not None:
+        problem = describe(node.body)
+        kind = type(algorithm.tiles_for(problem, target))
+        shapes = algorithm.workspaces(problem, tile_record(kind, node.attrs.tile))
+        return tuple(Type("f32", shape) for shape in shapes)
+    if anchor(node.body) is None:
         return ()
     store = Cache.default()
     key = f"workspaces of {cache_key(source, symbol, target)}"

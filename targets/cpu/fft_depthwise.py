@@ -16,13 +16,6 @@ from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
 
-def applies(p: ConvProblem, target: Target) -> str | None:
-    """Why not, or None."""
-    if p.groups == 1 or p.groups != p.ic or p.oc != p.ic:
-        return f"every channel must be a group of its own, got {p.ic} channels, {p.oc} outputs, {p.groups} groups"
-    return declines(p, target)
-
-
 def layouts(p: ConvProblem, target: Target) -> Layouts:
     """NCHW{b}c, spectra [C, Tx / 2 + 1, Ty, 2] with C in blocks, NCHW{b}c."""
     b = target.block
@@ -33,7 +26,7 @@ def tiles_for(p: ConvProblem, target: Target) -> FftTile:
     """The tile of least modelled time. Raises UnsupportedError where there is none (see `applies`)."""
     tile = best_tile(p, target)
     if tile is None:
-        raise UnsupportedError(f"{p}: depthwise by Fourier transforms: {applies(p, target)}")
+        raise UnsupportedError(f"{p}: depthwise by Fourier transforms: {declines(p, target)}")
     return tile
 
 
@@ -62,7 +55,7 @@ def schedule(sch: Any, p: ConvProblem, tile: FftTile, target: Target) -> None:
 
 def _kernel(p: ConvProblem, tile: FftTile, n: Any, x: Any, w: Any, finish: common.Finish, out: Any) -> Any:
     from cnncc.targets.cpu.fft_lines import Line, pair
-    from cnncc.targets.cpu.fft_planes import Planes, column
+    from cnncc.targets.cpu.fft_planes import Planes, column, restored
     from cnncc.targets.cpu.fourier import Complex, Let, times
     from cnncc.targets.cpu.loops import Loops
 
@@ -91,12 +84,7 @@ def _kernel(p: ConvProblem, tile: FftTile, n: Any, x: Any, w: Any, finish: commo
 
             line.each(product)
 
-            def back(a: int, j: Any, value: Complex, lane: Any) -> None:
-                if a * line.s < high.step + high.step % 2:  # rows come in pairs
-                    for part, number in enumerate(value):
-                        code.store(spectrum, number, k, j + a * line.s, part, lane)
-
-            line.join(back)
+            restored(code, line, high, spectrum, k)
 
         def result(y: Any, at: Any, value: Any, lane: Any) -> None:
             value = finish(value, (image, c * tile.block + first + lane, y, at))
@@ -109,7 +97,7 @@ def _kernel(p: ConvProblem, tile: FftTile, n: Any, x: Any, w: Any, finish: commo
 ALGORITHM = Algorithm(
     name="fft_depthwise",
     op="conv",
-    applies=applies,
+    applies=declines,
     layouts=layouts,
     tiles_for=tiles_for,
     cost=cost,

@@ -166,8 +166,6 @@ class Planes:
 def column(code: Loops, line: Line, axis: Axis, spectrum: Any, k: Any, pairs: int) -> None:
     """The first step of a column's transform; rows behind the `pairs` that were written count as zero."""
     end = min(-(-axis.filled // line.s) * line.s, axis.length)
-    if axis.step == axis.length and axis.length % 2:
-        end = axis.length + 1  # the row beside the last one of the results
     if end > pairs * 2:
         with code.loop(end - pairs * 2, "y", pairs * 2) as y:
 
@@ -181,3 +179,21 @@ def column(code: Loops, line: Line, axis: Axis, spectrum: Any, k: Any, pairs: in
         return (None, None) if a * line.s >= axis.filled else pair(spectrum, k, j + a * line.s, lane)
 
     line.split(point)
+
+
+def restored(code: Loops, line: Line, axis: Axis, spectrum: Any, k: Any) -> None:
+    """The last step of a column's way back, as far as there are results, and a row more where their number is odd."""
+    if axis.step == axis.length and axis.length % 2:
+
+        def clear(let: Let, lane: Any) -> None:
+            for part in (0, 1):
+                code.store(spectrum, constant(0), k, axis.length, part, lane)
+
+        code.vector(line.lanes, clear)
+
+    def write(a: int, j: Any, value: Complex, lane: Any) -> None:
+        if a * line.s < axis.step + axis.step % 2:  # rows come in pairs
+            for part, number in enumerate(value):
+                code.store(spectrum, number, k, j + a * line.s, part, lane)
+
+    line.join(write)

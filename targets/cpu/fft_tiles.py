@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from cnncc.ops.fft import FftAttrs
 from cnncc.ops.fft_tiles import Axis, axis
@@ -26,6 +26,19 @@ MARGIN = 1.1  # what the transforms must win by
 PER_TASK = 200.0  # tables of a task, and its start
 
 
+class Transforms(Protocol):
+    """What tile records of both kinds of convolution have in common."""
+
+    @property
+    def block(self) -> int: ...
+    @property
+    def lanes(self) -> int: ...
+    @property
+    def high(self) -> tuple[int, int]: ...
+    @property
+    def wide(self) -> tuple[int, int]: ...
+
+
 @dataclass(frozen=True)
 class FftTile:
     """Transforms of high[0] * high[1] rows and wide[0] * wide[1] columns, in two steps of these radices; `lanes`
@@ -38,13 +51,13 @@ class FftTile:
     parallel: bool
 
 
-def attrs_for(p: ConvProblem, tile: FftTile) -> FftAttrs:
+def attrs_for(p: ConvProblem, tile: Transforms) -> FftAttrs:
     """What the weights are prepared for."""
     lengths = math.prod(tile.high), math.prod(tile.wide)
     return FftAttrs(lengths, p.size, p.kernel, p.pads, p.dilations, p.groups)
 
 
-def declines(p: ConvProblem, target: Target) -> str | None:
+def unserved(p: ConvProblem, target: Target) -> str | None:
     """Why no transform serves a problem, or None."""
     if target.kind != "cpu":
         return f"it is for CPUs, and {target.name} is of kind {target.kind}"
@@ -54,14 +67,26 @@ def declines(p: ConvProblem, target: Target) -> str | None:
         return f"strides must be 1: others throw away what a transform makes, got {p.strides}"
     if p.dtype != "f32":
         return f"it is for f32, got {p.dtype}"
+    if math.prod(p.kernel) == 1:
+        return "the kernel must have several taps, got 1"
     if min(p.out) < 1:
         return f"the output must have at least one pixel, got {p.out}"
-    if best_tile(p, target) is None:
+    if not all(radices_for(p, k) for k in range(p.rank)):
         return f"a transform of at most {max(_lengths())} points must hold the taps, got kernel {p.kernel}"
     return None
 
 
-def scratch(p: ConvProblem, target: Target, tile: FftTile) -> int:
+def declines(p: ConvProblem, target: Target) -> str | None:
+    """Why not, for a filter of every channel, or None."""
+    if p.groups == 1 or p.groups != p.ic or p.oc != p.ic:
+        return f"every channel must be a group of its own, got {p.ic} channels, {p.oc} outputs, {p.groups} groups"
+    reason = unserved(p, target)
+    if reason is None and best_tile(p, target) is None:
+        reason = f"the spectrum of a tile must fit {STACK >> 10} KB of stack, got kernel {p.kernel}"
+    return reason
+
+
+def scratch(p: ConvProblem, target: Target, tile: Transforms) -> int:
     """Bytes of stack a thread needs: the spectrum of a tile, and lines."""
     ty, tx = math.prod(tile.high), math.prod(tile.wide)
     numbers = 2 * ((tx // 2 + 1) * (ty + ty % 2) + 2 * tx + 1 + ty)
@@ -90,13 +115,13 @@ def _codelet(n: int) -> float:
 
 
 @lru_cache
-def _line(radices: tuple[int, int]) -> float:
+def line_slots(radices: tuple[int, int]) -> float:
     """Slots of a transform in two steps: operations, and vectors read and written."""
     r, s = radices
     return ARITHMETIC * (s * _codelet(r) + r * _codelet(s) + 6 * (r - 1) * s) + MOVED * 8 * r * s
 
 
-def _radices(length: int) -> list[tuple[int, int]]:
+def radices_of(length: int) -> list[tuple[int, int]]:
     """The ways to transform so many points in two steps."""
     known = {(r, length // r) for r in RADICES if length % r == 0 and length // r in RADICES}
     return sorted(known | {_lengths()[length]})
@@ -108,7 +133,7 @@ def _lengths() -> dict[int, tuple[int, int]]:
     best: dict[int, tuple[int, int]] = {1: (1, 1), 2: (1, 2), 3: (1, 3)}
     for r in RADICES:
         for s in RADICES:
-            if r * s not in best or _line((r, s)) < _line(best[r * s]):
+            if r * s not in best or line_slots((r, s)) < line_slots(best[r * s]):
                 best[r * s] = (r, s)
     return best
 
@@ -116,19 +141,14 @@ def _lengths() -> dict[int, tuple[int, int]]:
 def rows_slots(axes: tuple[Axis, Axis], wide: tuple[int, int]) -> tuple[float, float]:
     """Slots of a tile's rows, forward and back."""
     half = axes[1].length // 2 + 1
-    one = _line(wide) + (4 * ARITHMETIC + 8 * MOVED) * half
+    one = line_slots(wide) + (4 * ARITHMETIC + 8 * MOVED) * half
     return -(-axes[0].filled // 2) * one, -(-axes[0].step // 2) * one
-
-
-def column_slots(high: tuple[int, int]) -> float:
-    """Slots of one column in one direction."""
-    return _line(high)
 
 
 def _slots(p: ConvProblem, tile: FftTile) -> float:
     """Slots of a tile of a block of channels (of `lanes` of them)."""
     high, wide = attrs_for(p, tile).axes
-    columns = (wide.length // 2 + 1) * (2 * _line(tile.high) + (6 * ARITHMETIC - 2 * MOVED) * high.length)
+    columns = (wide.length // 2 + 1) * (2 * line_slots(tile.high) + (6 * ARITHMETIC - 2 * MOVED) * high.length)
     return sum(rows_slots((high, wide), tile.wide)) + columns
 
 
@@ -161,8 +181,8 @@ def candidates(p: ConvProblem, target: Target) -> Iterator[FftTile]:
         return iter(())
     tiles = [
         replace(best, high=high, wide=wide)
-        for high in _radices(math.prod(best.high))
-        for wide in _radices(math.prod(best.wide))
+        for high in radices_of(math.prod(best.high))
+        for wide in radices_of(math.prod(best.wide))
     ]
     return varied(tiles, lambda tile: cost(p, target, tile).seconds, lambda tile: (tile.high, tile.wide))
 
@@ -170,19 +190,19 @@ def candidates(p: ConvProblem, target: Target) -> Iterator[FftTile]:
 def _candidates(p: ConvProblem, target: Target) -> Iterator[FftTile]:
     lanes = min(target.block, target.lanes())
     limit = min(STACK, target.l2 * 3 // 4)
-    for high in _fitting(p, 0):
-        for wide in _fitting(p, 1):
+    for high in radices_for(p, 0):
+        for wide in radices_for(p, 1):
             tile = FftTile(target.block, lanes, high, wide, target.threads > 1)
             if scratch(p, target, tile) <= limit:
                 yield tile
 
 
-def _fitting(p: ConvProblem, k: int) -> list[tuple[int, int]]:
+def radices_for(p: ConvProblem, k: int) -> list[tuple[int, int]]:
     """Radices of an axis: of the shortest lengths for so many tiles."""
     best: dict[int, tuple[float, tuple[int, int]]] = {}
     extent = p.dilations[k] * (p.kernel[k] - 1) + 1
     for length, radices in _lengths().items():
         tiles = axis(length, p.size[k], extent, p.pads[k], p.pads[p.rank + k])
-        if tiles is not None and (tiles.count not in best or _line(radices) < best[tiles.count][0]):
-            best[tiles.count] = _line(radices), radices
+        if tiles is not None and (tiles.count not in best or line_slots(radices) < best[tiles.count][0]):
+            best[tiles.count] = line_slots(radices), radices
     return [radices for _, radices in best.values()]

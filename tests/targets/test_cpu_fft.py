@@ -12,7 +12,7 @@ from cnncc.errors import GraphError, ScheduleError
 from cnncc.kernels.trial import Trial, build
 from cnncc.ops.fft import FftAttrs, transform_filters
 from cnncc.ops.fft_tiles import axis
-from cnncc.targets.cpu import fft_depthwise
+from cnncc.targets.cpu import direct, fft_dense, fft_depthwise
 from cnncc.targets.cpu.depthwise import DEPTHWISE
 from cnncc.targets.cpu.fft_tiles import STACK, FftTile, scratch
 from cnncc.targets.cpu.fourier import transform
@@ -20,7 +20,7 @@ from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 from tests.targets.cpu_records import AVX2, AVX512, SSE, WIDEST, needs_x86, runs
 
-DEPTHWISE_FFT = fft_depthwise.ALGORITHM
+DEPTHWISE_FFT, DENSE_FFT = fft_depthwise.ALGORITHM, fft_dense.ALGORITHM
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
@@ -101,6 +101,30 @@ def test_depthwise_equals_the_definition(text: str) -> None:
     _check(build(DEPTHWISE_FFT, ConvProblem.parse(text), WIDEST))
 
 
+DENSE = [
+    "conv n1 ic48 h35 w35 oc64 k5x5 s1x1 p2x2",
+    "conv n2 ic20 h13 w9 oc40 k5x8 s1x1 p2x3:1x4",  # ragged channels, asymmetric pads, odd sizes
+    "conv n3 ic16 h30 w61 oc48 k7x7 s1x1 p0x3",  # a last chunk of fewer tiles
+    "conv n1 ic32 h14 w14 oc16 k31x31 s1x1 p15x15",
+    "conv n1 ic16 h17 w17 oc32 k1x7 s1x1 p0x3",
+    "conv n1 ic16 h31 w20 oc16 k7x7 s1x1 p6x9 d2x3",
+]
+
+
+@needs_x86
+@pytest.mark.parametrize("text", DENSE)
+def test_dense_equals_the_definition(text: str) -> None:
+    _check(build(DENSE_FFT, ConvProblem.parse(text), WIDEST))
+
+
+@needs_x86
+def test_tiles_in_chunks() -> None:
+    """Fewer tiles at a time than there are, register tiles that do not divide them, several vectors."""
+    problem = ConvProblem.parse("conv n2 ic16 h40 w40 oc64 k5x5 s1x1 p2x2")
+    tile = replace(DENSE_FFT.tiles_for(problem, WIDEST), high=(2, 5), wide=(3, 4), rows=3, tiles=9, vectors=2)
+    _check(build(DENSE_FFT, problem, WIDEST, tile))
+
+
 @needs_x86
 @pytest.mark.parametrize(("high", "wide"), [((3, 3), (3, 5)), ((5, 9), (2, 7)), ((1, 8), (8, 1))])
 def test_lengths_of_every_kind(high: tuple[int, int], wide: tuple[int, int]) -> None:
@@ -112,9 +136,9 @@ def test_lengths_of_every_kind(high: tuple[int, int], wide: tuple[int, int]) -> 
 
 
 @pytest.mark.parametrize("target", [AVX2, SSE, replace(AVX512, threads=1)], ids=lambda t: f"{t.name}-{t.threads}")
-@pytest.mark.parametrize("text", GRID[:2])
+@pytest.mark.parametrize("text", [*GRID[:2], *DENSE[:2]])
 def test_other_targets(target: Target, text: str) -> None:
-    trial = build(DEPTHWISE_FFT, ConvProblem.parse(text), runs(target))
+    trial = build(DEPTHWISE_FFT if "g" in text else DENSE_FFT, ConvProblem.parse(text), runs(target))
     _check(trial)
     assert ("TVMBackendParallelLaunch" in trial.llvm) == (target.threads > 1)
 
@@ -122,8 +146,10 @@ def test_other_targets(target: Target, text: str) -> None:
 @needs_x86
 def test_symbolic_batch() -> None:
     trial = build(DEPTHWISE_FFT, ConvProblem.parse("conv nN ic16 h12 w12 oc16 k7x7 s1x1 p3x3 g16"), WIDEST)
-    for batch in (1, 3):
+    dense = build(DENSE_FFT, ConvProblem.parse("conv nN ic16 h12 w12 oc16 k7x7 s1x1 p3x3"), WIDEST)
+    for batch in (1, 3, 7):
         assert trial.error(batch) < DEPTHWISE_FFT.error_bound("f32")
+        assert dense.error(batch) < DENSE_FFT.error_bound("f32")
 
 
 @needs_x86
@@ -137,8 +163,17 @@ def test_scratch_is_what_the_stack_holds(text: str) -> None:
     assert claimed * 0.6 < 64 * sum(map(int, lines)) <= claimed + 4096  # beside it what LLVM keeps in registers
 
 
+@needs_x86
+def test_workspaces_are_what_the_kernel_keeps() -> None:
+    problem = ConvProblem.parse(DENSE[0])
+    trial = build(DENSE_FFT, problem, WIDEST)
+    assert trial.workspaces == DENSE_FFT.workspaces(problem, trial.tile)
+
+
 def _check(trial: Trial) -> None:
-    assert trial.error() < DEPTHWISE_FFT.error_bound("f32"), trial.tile
+    (x, w, bias), _ = trial.operands()
+    trial.function(*trial.packed(np.full_like(x, np.nan), w, bias))  # whatever is left on the stack is not read
+    assert trial.error() < DENSE_FFT.error_bound("f32"), trial.tile
     assert "Workspace" not in trial.llvm
 
 
@@ -164,14 +199,31 @@ def test_a_transform_too_short_is_named() -> None:
         ("conv n1 ic16 h28 w28 oc32 k9x9 s1x1 p4x4 g16", "16 channels, 32 outputs, 16 groups"),
         ("conv n1 ic16 h28 w28 oc16 k9x9 s1x1 p4x4 g16 bf16", "it is for f32, got bf16"),
         ("conv n1 ic16 h300 w300 oc16 k255x255 s1x1 p127x127 g16", "a transform of at most 100 points"),
+        ("conv n1 ic16 h28 w28 oc16 k9x9 s1x1 p4x4 g2", "16 channels, 16 outputs, 2 groups"),
         ("conv n1 ic16 d9 h28 w28 oc16 k3x9x9 s1x1x1 p1x4x4 g16", "two spatial axes, got 3"),
     ],
 )
-def test_declines_with_a_reason(text: str, reason: str) -> None:
+def test_depthwise_declines_with_a_reason(text: str, reason: str) -> None:
     problem = ConvProblem.parse(text)
     assert reason in (DEPTHWISE_FFT.applies(problem, AVX512) or "")
     with pytest.raises(ScheduleError, match=r"conv n1"):
         build(DEPTHWISE_FFT, problem, AVX512)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("conv n1 ic16 h28 w28 oc16 k9x9 s2x2 p4x4", "strides must be 1"),
+        ("conv n1 ic16 h28 w28 oc16 k9x9 s1x1 p4x4 g2", "groups must be 1, got 2"),
+        ("conv n1 ic16 h28 w28 oc16 k1x1 s1x1 p0x0", "the kernel must have several taps"),
+        ("conv n1 ic16 h31 w20 oc16 k3x3 s1x1 p4x6 d4x6", "at most 12 times the memory of the weights"),
+    ],
+)
+def test_dense_declines_with_a_reason(text: str, reason: str) -> None:
+    problem = ConvProblem.parse(text)
+    assert reason in (DENSE_FFT.applies(problem, AVX512) or "")
+    with pytest.raises(ScheduleError, match=r"conv n1"):
+        build(DENSE_FFT, problem, AVX512)
 
 
 @pytest.mark.parametrize("target", [AVX512, AVX2, SSE], ids=lambda t: t.name)
@@ -200,3 +252,30 @@ def test_the_model_knows_where_transforms_lose() -> None:
     assert gain(13, 56, 128) > 2
     assert gain(3, 56, 128) < 0.5
     assert gain(5, 14, 384) < 1
+
+
+@pytest.mark.parametrize("target", [AVX512, AVX2, SSE], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "text", ["conv n1 ic48 h35 w35 oc64 k5x5 s1x1 p2x2", "conv n8 ic64 h56 w56 oc64 k7x7 s1x1 p3x3"]
+)
+def test_dense_tiles_of_real_layers_fit_the_machine(text: str, target: Target) -> None:
+    problem = ConvProblem.parse(text)
+    tile = DENSE_FFT.tiles_for(problem, target)
+    assert 2 * tile.rows * tile.vectors + 2 * tile.vectors + 2 <= target.vector_registers
+    assert tile.tiles % tile.rows == 0
+    assert scratch(problem, target, tile) <= min(STACK, target.l2)
+    assert 4 * sum(map(np.prod, DENSE_FFT.workspaces(problem, tile))) <= target.l3 // 2
+
+
+def test_the_model_knows_dense_gains() -> None:
+    """From 5x5 on; not where spectra are read for a few pixels."""
+
+    def gain(text: str) -> float:
+        problem = ConvProblem.parse(text)
+        algorithms = (direct.ALGORITHM, DENSE_FFT)
+        seconds = [a.cost(problem, AVX512, a.tiles_for(problem, AVX512)).seconds for a in algorithms]
+        return seconds[0] / seconds[1]
+
+    assert gain("conv n1 ic64 h56 w56 oc64 k7x7 s1x1 p3x3") > 3
+    assert gain("conv n1 ic48 h35 w35 oc64 k5x5 s1x1 p2x2") > 2
+    assert gain("conv n1 ic512 h7 w7 oc512 k5x5 s1x1 p2x2") < 1
