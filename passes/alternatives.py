@@ -17,7 +17,7 @@ from cnncc.targets.problem import HINT
 from cnncc.targets.table import FALLBACK, GENERIC, algorithms
 from cnncc.targets.target import Target
 
-DEFAULT_BOUND = 2e-5  # of the largest result: what accuracy="default" lets an algorithm err
+DEFAULT_BOUND = 3e-5  # of the largest result: what accuracy="default" lets an algorithm err, on the worst operands
 LAUNCH = 1e-6  # seconds a kernel costs besides its work
 # Of the FMA peak, for products that no algorithm takes; on a GPU never preferred to an algorithm, however small.
 FALLBACK_EFFICIENCY = {"cpu": 0.04, "cuda": 1e-6}
@@ -81,8 +81,11 @@ def by_algorithm(node: Node, body: Graph, target: Target, context: Context) -> I
             reason = "it takes no prologue"
         if reason is None and not algorithm.exact and context.accuracy == "strict":
             reason = "accuracy='strict' asks for the sums of the definition"
-        if reason is None and context.accuracy == "default" and algorithm.error_bound("f32") > DEFAULT_BOUND:
-            bound = algorithm.error_bound("f32")
+        if (
+            reason is None
+            and context.accuracy == "default"
+            and (bound := algorithm.error_bound(problem, target)) > DEFAULT_BOUND
+        ):
             reason = f"its error bound {bound:.1e} is above {DEFAULT_BOUND:.0e}; accuracy='fast' allows it"
         if reason is None and algorithm.weight_op and not _weights_known(node, body, root):
             reason = "the weights are not known at compile time, and preparing them each time costs more"

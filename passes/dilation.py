@@ -10,6 +10,7 @@ import numpy as np
 from cnncc.builder import Builder
 from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ops.window import Geometry, geometry
+from cnncc.ops.winograd_matrices import TAPS, axes
 from cnncc.passes.manager import Context
 from cnncc.passes.rules import Decline, Rule, apply_rules, rule
 
@@ -122,9 +123,11 @@ def phases_for_winograd(b: Builder, root: Node, x: Value, w: Value) -> Value | D
     size = _static(x, w)
     if isinstance(size, Decline):
         return size
-    short = min(-(-n // d) for n, d in zip(size[-2:], g.dilations[-2:], strict=True)) < PHASE
-    if g.kernel[-2:] != (3, 3) or short or min(int(d) for d in w.type.shape[:2]) < 16:
-        return Decline("Winograd is for 3x3, and gains with many channels and pixels")
+    last = axes(len(size))
+    taps = g.kernel[-last:]
+    short = min(-(-n // d) for n, d in zip(size[-last:], g.dilations[-last:], strict=True)) < PHASE
+    if set(taps) == {1} or not set(taps) <= {1, *TAPS} or short or min(int(d) for d in w.type.shape[:2]) < 16:
+        return Decline("Winograd is for 3, 5 or 7 taps, and gains with many channels and pixels")
     return _side_by_side(b, root, x, w, WASTE)
 
 

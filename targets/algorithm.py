@@ -56,8 +56,8 @@ class Algorithm:
         indices (they are te tensors, or a fused prologue of that form); a symbolic batch is in `x.shape[0]`;
         `finish(value, logical_index)` must be applied exactly once per element of the result, in its last stage.
     schedule(sch, P, T, target) -> None: a recipe, one primitive a line. The last stage's block is named "out".
-    error_bound(dtype) -> float: relative to the largest result or, where results cancel, to the largest root of a sum
-        of squared products, with up to 512 input channels (0 where it sums the same products as the definition).
+    error_bound(P, target) -> float: relative to the largest result or, where results cancel, to the largest root of a
+        sum of squared products (0 where it sums the same products as the definition).
     """
 
     name: str
@@ -70,7 +70,7 @@ class Algorithm:
     schedule: Callable[[Schedule, Any, Any, Target], None]
     scratch: Callable[[Any, Target, Any], int] = lambda problem, target, tile: 0
     workspaces: Callable[[Any, Any], tuple[tuple[int, ...], ...]] = lambda problem, tile: ()
-    error_bound: Callable[[str], float] = lambda dtype: 0.0
+    error_bound: Callable[[Any, Target], float] = lambda problem, target: 0.0
     pooled: Callable[[Any, Target], str | None] = lambda problem, target: "it makes no pool of its results"
     prologue: bool = False  # `x` may be what stands before the anchor, computed wherever it is read
     exact: bool = True  # sums the same products as the definition (allowed under accuracy="strict")

@@ -9,6 +9,7 @@ from cnncc.ir.dims import Dim, product, substitute
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import anchor
 from cnncc.ops.window import Window, geometry
+from cnncc.ops.winograd_matrices import axes
 from cnncc.targets.problem import HINT, ConvProblem, MatmulProblem, PoolBehind, PoolProblem
 
 Problem = ConvProblem | MatmulProblem | PoolProblem
@@ -46,7 +47,7 @@ def _conv(node: Node) -> ConvProblem | None:
     if size is None or not isinstance(x.shape[1], int):
         return None
     if node.op == "winograd_conv":
-        g, groups, oc = node.attrs.geometry(w.shape[3:-1]), 1, w.shape[2]
+        g, groups, oc = node.attrs.geometry([int(d) for d in w.shape]), 1, w.shape[axes(x.rank - 2)]
     elif node.op == "fft_conv":
         groups, oc = node.attrs.groups, node.outputs[0].type.shape[1]
         g = geometry(Window((), node.attrs.pads, node.attrs.dilations), node.attrs.kernel)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import accuracy
+from benchmarks import accuracy, points
 from cnncc.kernels.trial import build
+from cnncc.ops.winograd_matrices import alignment
+from cnncc.ops.winograd_matrices import points as used_points
 from cnncc.targets.cpu import direct, winograd
 from cnncc.targets.machine import find_target
 from cnncc.targets.problem import ConvProblem, MatmulProblem
@@ -21,8 +23,27 @@ PROBLEM = ConvProblem.parse("conv n1 ic512 h8 w8 oc16 k3x3 s1x1 p1x1")
 def test_stated_bounds_hold(algorithm):
     found = accuracy.errors(build(algorithm, PROBLEM, WIDEST, bare=True))
     assert set(found) == set(accuracy.INPUTS)
-    assert max(found.values()) <= algorithm.error_bound("f32"), found
+    assert max(found.values()) <= algorithm.error_bound(PROBLEM, WIDEST), found
     assert found["normal"] < found["aligned"]
+
+
+@needs_x86
+@pytest.mark.parametrize("kernel", ["k3x3", "k1x7"])
+def test_worst_signs_are_worse_than_others(kernel, monkeypatch):
+    monkeypatch.setattr(accuracy, "SEEDS", {"worst signs": 1, "aligned": 2})
+    problem = ConvProblem.parse(f"conv n1 ic64 h8 w8 oc16 {kernel} s1x1 p0x0")
+    algorithm = winograd.WINOGRAD_F4
+    worst = accuracy.worst_signs(algorithm, problem, WIDEST)
+    others = accuracy.errors(build(algorithm, problem, WIDEST, bare=True))
+    assert max(others.values()) < worst <= algorithm.error_bound(problem, WIDEST)
+    assert accuracy.worst_signs(direct.ALGORITHM, problem, WIDEST) is None
+
+
+@pytest.mark.parametrize(("m", "taps"), [(2, 3), (4, 3)])
+def test_the_points_in_use_are_the_best(m, taps):
+    best, pairs = points.search(m, taps)[0]
+    assert used_points(m, taps) == (0, *(s * p for p in pairs for s in (1, -1)))
+    assert alignment(m, taps) == pytest.approx(best)
 
 
 @needs_x86

@@ -1,20 +1,20 @@
-"""Winograd's minimal filtering F(m x m, 3 x 3): the matrices, and the weights transformed at compile time.
+"""Winograd's minimal filtering F(m, r), m outputs of r taps, nested in up to two axes: the matrices, and the weights
+transformed at compile time.
 
-    y = A^T [ (G g G^T) * (B^T d B) ] A,     d: (m+2) x (m+2) inputs, g: 3 x 3 weights, y: m x m outputs
+    y = A^T [ (G g H^T) * (B^T d C) ] D,     d: alpha x beta inputs, g: r x s weights, y: m x n outputs
 
 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016; the matrices by Toom and Cook's
-interpolation.) A row of B^T is a product of (x - p) over the other interpolation points, monic, so that its leading
-term costs no multiplication; G carries the denominators, which is free since the weights are transformed once.
+interpolation.) A tile has alpha = m + r - 1 inputs along an axis. An axis of one tap is left as it is: F(1, 1). A row
+of B^T is a product of (x - p) over the other interpolation points, monic, so that its leading term costs no
+multiplication; G carries the denominators, which is free since the weights are transformed once.
 
-Points, besides infinity (all are short binary fractions, so the matrices are exact in float32):
-
-    m = 2   0, 1, -1                      the classical ones
-    m = 4   0, 5/8, -5/8, 3/2, -3/2       half the mean and a quarter of the largest error of 0, 1, -1, 2, -2
-    m = 6   0, 1, -1, 2, -2, 1/2, -1/2    the classical ones
+Points, besides infinity: those with the least errors among eighths (`python -m benchmarks.points`), in pairs p, -p,
+which halves the work. All are short binary fractions, so A and B are exact in float32.
 """
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -23,51 +23,77 @@ import numpy as np
 
 from cnncc.errors import GraphError
 
-TAPS = 3
-POINTS: dict[int, tuple[Fraction, ...]] = {
-    2: tuple(map(Fraction, ("0", "1", "-1"))),
-    4: tuple(map(Fraction, ("0", "5/8", "-5/8", "3/2", "-3/2"))),
-    6: tuple(map(Fraction, ("0", "1", "-1", "2", "-2", "1/2", "-1/2"))),
+TILES = (2, 4, 6)  # outputs of a tile along an axis
+TAPS = (3, 5, 7)  # of an axis that is transformed
+_PAIRS: dict[int, tuple[str, ...]] = {  # of interpolation points, by their number alpha - 2 without 0 and infinity
+    2: ("1",),
+    4: ("5/8", "13/8"),  # 0.5 and 0.25 times the errors of the classical 1, 2, for r = 3 in two axes
+    6: ("1/2", "1", "2"),  # the classical ones
+    8: ("3/8", "3/4", "11/8", "5/2"),  # 0.4 times the errors of 1/2, 1, 3/2, 2
 }
 Matrix = tuple[tuple[Fraction, ...], ...]
 
 
+def side(m: int, taps: int) -> int:
+    """Outputs of a tile along an axis of so many taps."""
+    return m if taps > 1 else 1
+
+
+def points(m: int, taps: int) -> tuple[Fraction, ...] | None:
+    """The finite interpolation points of F(m, taps): alpha - 1; None where there are none in the table."""
+    if (m, taps) == (1, 1):
+        return ()
+    pairs = _PAIRS.get(m + taps - 3)
+    if m not in TILES or taps not in TAPS or pairs is None:
+        return None
+    return (Fraction(0), *(s * Fraction(p) for p in pairs for s in (1, -1)))
+
+
 @cache
-def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
-    """A^T (m x alpha), B^T (alpha x alpha) and G (alpha x 3), exact; alpha = m + 2. GraphError for other m."""
-    if m not in POINTS:
-        raise GraphError(f"Winograd: the output tile must be one of {sorted(POINTS)}, got {m}")
-    points = POINTS[m]
-    alpha = m + TAPS - 1
-    last = tuple(Fraction(0) for _ in range(alpha - 1))
-    a_rows = [[p**k for p in points] + [Fraction(int(k == m - 1))] for k in range(m)]
-    b_rows = [[*_product([q for q in points if q != p]), Fraction(0)] for p in points]
-    b_rows.append(_product(list(points)))
+def matrices(m: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
+    """A^T (m x alpha), B^T (alpha x alpha) and G (alpha x taps), exact. GraphError where there are no points."""
+    found = points(m, taps)
+    if found is None:
+        tiles = [f"F({k}, {r})" for k in TILES for r in TAPS if points(k, r)]
+        raise GraphError(f"Winograd: tiles and taps must be {', '.join(tiles)}, got F({m}, {taps})")
+    return toom_cook(found, m, taps)
+
+
+def toom_cook(found: tuple[Fraction, ...], m: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
+    """A^T, B^T and G of F(m, taps) from any m + taps - 2 finite points that differ."""
+    a_rows = [[p**k for p in found] + [Fraction(int(k == m - 1))] for k in range(m)]
+    b_rows = [[*_product([q for q in found if q != p]), Fraction(0)] for p in found]
+    b_rows.append(_product(list(found)))
     g_rows = []
-    for p in points:
+    for p in found:
         denominator = Fraction(1)
-        for q in points:
+        for q in found:
             denominator *= p - q if q != p else 1
-        g_rows.append([p**k / denominator for k in range(TAPS)])
-    g_rows.append([*last[: TAPS - 1], Fraction(1)])
+        g_rows.append([p**k / denominator for k in range(taps)])
+    g_rows.append([*[Fraction(0)] * (taps - 1), Fraction(1)])
     return _freeze(a_rows), _freeze(b_rows), _freeze(g_rows)
 
 
-def transform_weights(w: np.ndarray, m: int) -> np.ndarray:
-    """Weights [oc, ic, (taps in depth,) 3, 3] --> G g G^T as [alpha, alpha, oc, (taps in depth,) ic], computed in
-    float64, in the dtype of `w`.
+def axes(rank: int) -> int:
+    """Spatial axes that are transformed, of so many: the last ones."""
+    return min(rank, 2)
 
-    Raises GraphError where the kernel is not 3 x 3 in the last two axes or m is not 2, 4 or 6.
+
+def transform_weights(w: np.ndarray, m: int) -> np.ndarray:
+    """Weights [oc, ic, (taps in depth,) r, s] --> G g H^T as [alpha, beta, oc, (taps in depth,) ic], in 1-D [oc, ic, r]
+    --> [alpha, oc, ic]; computed in float64, in the dtype of `w`.
+
+    Raises GraphError where there are no matrices for the taps of an axis.
     """
-    if w.ndim not in (4, 5) or w.shape[-2:] != (TAPS, TAPS):
-        raise GraphError(f"Winograd: weights must be [oc, ic, 3, 3] or [oc, ic, taps, 3, 3], got {list(w.shape)}")
-    g = as_array(matrices(m)[2])
-    moved = np.moveaxis(w, 1, -3).transpose(w.ndim - 2, w.ndim - 1, *range(w.ndim - 2))  # [3, 3, oc, (taps,) ic]
-    flat = np.ascontiguousarray(moved, dtype=np.float64).reshape(TAPS, TAPS, -1)
-    columns = np.tensordot(g, flat, axes=(1, 0))  # [alpha, 3, oc * (taps *) ic]
-    both = np.matmul(g, columns)  # [alpha, alpha, oc * (taps *) ic]
-    prepared: np.ndarray = both.reshape(len(g), len(g), *moved.shape[2:]).astype(w.dtype)
-    return prepared
+    if w.ndim not in (3, 4, 5):
+        raise GraphError(f"Winograd: weights must be of one to three spatial axes, got {list(w.shape)}")
+    last = axes(w.ndim - 2)
+    u = np.asarray(np.moveaxis(w, 1, w.ndim - last - 1), np.float64)  # [oc, (taps in depth,) ic, r, s]
+    u = np.moveaxis(u, range(w.ndim - last, w.ndim), range(last))
+    for axis, taps in enumerate(u.shape[:last]):
+        g = as_array(matrices(side(m, taps), taps)[2])
+        u = np.moveaxis(np.tensordot(g, u, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(u, dtype=w.dtype)
 
 
 def as_array(matrix: Matrix) -> np.ndarray:
@@ -75,15 +101,43 @@ def as_array(matrix: Matrix) -> np.ndarray:
     return np.array([[float(v) for v in row] for row in matrix], dtype=np.float64)
 
 
-def amplification(m: int) -> float:
-    """How much larger than max|x| * sum|w| the terms of an output can be that cancel: errors grow by at most this.
+@cache
+def amplification(m: int, taps: int) -> float:
+    """How much larger than max|x| * sum|w| the terms of an output can be that cancel, in an axis: errors grow by at
+    most this. Two axes multiply.
 
-    The largest entry of |A^T| [ (|G| g |G^T|) * (|B^T| d |B|) ] |A| for d of ones and g one at a single tap.
+    The largest entry of |A^T| [ (|G| g) * (|B^T| d) ] for d of ones and g one at a single tap.
     """
-    a, b, g = (np.abs(as_array(matrix)) for matrix in matrices(m))
-    taps = np.einsum("ik,jl->klij", g, g)  # [tap row, tap column, alpha, alpha]
-    inputs = np.outer(b.sum(axis=1), b.sum(axis=1))
-    return float(np.einsum("oi,klij,pj->klop", a, taps * inputs, a).max())
+    a, b, g = (np.abs(as_array(matrix)) for matrix in matrices(m, taps))
+    return float(np.einsum("ok,kr,k->or", a, g, b.sum(axis=1)).max())
+
+
+@cache
+def alignment(m: int, taps: int) -> float:
+    """How much larger than the largest output the terms of an output can be, as the root of the sum of their squares,
+    where inputs and weights are 1 or -1, in an axis. Two axes multiply.
+
+    Terms are sums over the input channels, with rounding errors in proportion to them.
+    """
+    return worst_signs(m, taps)[0]
+
+
+@cache
+def worst_signs(m: int, taps: int) -> tuple[float, np.ndarray, np.ndarray]:
+    """`alignment`, and the signs of inputs and weights where it is reached."""
+    return signs_of(matrices(m, taps))
+
+
+def signs_of(transforms: tuple[Matrix, Matrix, Matrix]) -> tuple[float, np.ndarray, np.ndarray]:
+    """The same for any matrices, by trying all signs."""
+    a, b, g = (as_array(matrix) for matrix in transforms)
+    x, w = (np.array(list(itertools.product((1.0, -1.0), repeat=k))).T for k in (b.shape[1], g.shape[1]))
+    terms, weights = b @ x, g @ w
+    worst = np.max([(row[:, None] ** 2 * terms**2).T @ weights**2 for row in a], axis=0)
+    largest = np.max([((row[:, None] * terms).T @ weights) ** 2 for row in a], axis=0)
+    ratio = worst / largest  # an odd number of signs never cancels
+    i, j = np.unravel_index(ratio.argmax(), ratio.shape)
+    return float(np.sqrt(ratio[i, j])), x[:, i], w[:, j]
 
 
 def combine(matrix: Matrix, values: list[Any]) -> list[Any]:

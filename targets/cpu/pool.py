@@ -270,9 +270,9 @@ def _layouts(layout_of: Callable[[Target], Layout]) -> Callable[[PoolProblem, Ta
     return lambda p, target: Layouts(layout_of(target), None, layout_of(target))
 
 
-def _error(dtype: str) -> float:
+def _error(p: PoolProblem, target: Target) -> float:
     """Averages differ from the definition in the order of the sum only."""
-    return {"f32": 1e-6, "f64": 1e-14, "f16": 1e-3, "bf16": 8e-3}.get(dtype, 0.0)
+    return {"f32": 1e-6, "f64": 1e-14, "f16": 1e-3, "bf16": 8e-3}.get(p.dtype, 0.0)
 
 
 pool_blocked = Algorithm(

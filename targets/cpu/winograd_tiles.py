@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
-from cnncc.ops.winograd_matrices import TAPS
+from cnncc.ops.winograd_matrices import axes, side
 from cnncc.targets.algorithm import Cost
 from cnncc.targets.cpu.tiling import FORK_SECONDS, registers
 from cnncc.targets.cpu.variety import varied
@@ -20,9 +21,10 @@ ITEMSIZE = 4  # float32
 
 @dataclass(frozen=True)
 class WinogradTile:
-    """A task transforms th x tw tiles (each m x m outputs) of all input channels (in 3-D: of all planes that an output
-    plane needs, as if each had channels of its own), and makes `share` blocks of output
-    channels from them, `panel` blocks at a time; the accumulators are rh x rw tiles x panel blocks."""
+    """A task transforms th x tw tiles (each of m outputs along an axis of several taps, of one along one of a single
+    tap; in 1-D, th is 1) of all input channels (in 3-D: of all planes that an output plane needs, as if each had
+    channels of its own), and makes `share` blocks of output channels from them, `panel` blocks at a time; the
+    accumulators are rh x rw tiles x panel blocks. So many blocks of input channels as `part` are summed apart."""
 
     m: int
     block: int
@@ -32,48 +34,101 @@ class WinogradTile:
     rw: int
     panel: int
     share: int
+    part: int
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A tile along an axis: outputs, taps, how many tiles make the result."""
+
+    m: int
+    taps: int
+    tiles: int
 
     @property
     def alpha(self) -> int:
-        """Inputs of a tile along an axis."""
-        return self.m + TAPS - 1
+        """Inputs of a tile."""
+        return self.m + self.taps - 1
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is transformed."""
+        return self.taps == 1
+
+    def inputs(self, tiles: int) -> int:
+        """Inputs of so many neighbouring tiles."""
+        return tiles * self.m + self.taps - 1
+
+
+def tile_axes(p: ConvProblem, m: int) -> tuple[Axis, Axis]:
+    """The last two axes; a 1-D convolution has one row."""
+    last = [
+        Axis(side(m, taps), taps, -(-out // side(m, taps)))
+        for taps, out in zip(p.kernel[-axes(p.rank) :], p.out[-axes(p.rank) :], strict=True)
+    ]
+    y, x = last if len(last) == 2 else (Axis(1, 1, 1), *last)
+    return y, x
 
 
 def channel_blocks(p: ConvProblem, block: int) -> int:
     """Blocks of input channels that an output plane sums over: in 3-D those of every tap in depth."""
-    return prod(p.kernel[:-2]) * -(-p.ic // block)
+    return prod(p.kernel[: -axes(p.rank)]) * -(-p.ic // block)
+
+
+def partial_blocks(p: ConvProblem, target: Target) -> int:
+    """Blocks of input channels that are summed apart: of the divisors of them all the one with the least `growth`.
+
+    LLVM unrolls a sum of 8 products beyond the registers, on NEON one of 16."""
+    total, block = channel_blocks(p, target.block), target.block
+    channels = 24 if target.fma and target.vector_bits == 128 else 16
+    least = min(total, -(-channels // block))
+    return min((d for d in _divisors(total) if d >= least), key=lambda part: _growth(part * block, total * block))
+
+
+def growth(p: ConvProblem, target: Target) -> float:
+    """How rounding errors grow with the number of input channels, summed in two levels."""
+    return _growth(partial_blocks(p, target) * target.block, channel_blocks(p, target.block) * target.block)
+
+
+def _growth(part: int, total: int) -> float:
+    """Of equal terms: errors of a sum of n grow with n^1.5, those of independent sums add up as squares; the result, an
+    odd number of such terms, grows with the root of n at least."""
+    apart = total / math.sqrt(part) if part < total else 0.0
+    return (part + apart) / math.sqrt(total)
 
 
 def scratch(p: ConvProblem, target: Target, tile: WinogradTile) -> int:
     """Bytes of stack a thread needs: padded input, its row transform, the transforms of a task, products, outputs."""
-    m, alpha = tile.m, tile.alpha
+    y, x = tile_axes(p, tile.m)
     tiles = tile.th * tile.tw
-    pad = (tile.th * m + TAPS - 1) * (tile.tw * m + TAPS - 1)
-    rows = alpha * (tile.tw * m + TAPS - 1)
-    columns = alpha * alpha * tiles * channel_blocks(p, tile.block)
-    product = alpha * alpha * tiles * tile.panel
-    back = m * alpha + m * m
+    pad = y.inputs(tile.th) * x.inputs(tile.tw)
+    rows = 0 if y.plain or x.plain else y.alpha * x.inputs(tile.tw)
+    columns = y.alpha * x.alpha * tiles * channel_blocks(p, tile.block)
+    apart = 0 if tile.part == channel_blocks(p, tile.block) else tile.rh * tile.rw
+    product = (y.alpha * x.alpha * tiles + apart) * tile.panel
+    back = (0 if y.plain or x.plain else y.m * x.alpha) + y.m * x.m
     return (pad + rows + columns + product + back) * tile.block * ITEMSIZE
 
 
 def cost(p: ConvProblem, target: Target, tile: WinogradTile) -> Cost:
     """Time from slots (one vector FMA each) and bytes; the weights come from memory once, then from a cache."""
-    m, alpha = tile.m, tile.alpha
+    y, x = tile_axes(p, tile.m)
+    alpha = y.alpha * x.alpha
     ib, ob = channel_blocks(p, tile.block), -(-p.oc // tile.block)
     vectors = max(1, tile.block // target.lanes())
     tiles = tile.th * tile.tw
-    blocks = p.batch * prod(p.out[:-2]) * -(-_tiles(p, m)[0] // tile.th) * -(-_tiles(p, m)[1] // tile.tw)
+    blocks = p.batch * prod(p.out[: -axes(p.rank)]) * -(-y.tiles // tile.th) * -(-x.tiles // tile.tw)
     tasks = blocks * (ob // tile.share)
 
     step = _step(p, target, tile)
-    steps = alpha * alpha * ib * tile.block * (tiles // (tile.rh * tile.rw)) * (tile.share // tile.panel)
-    transforms = tiles * vectors * (ib * _forward_slots(m) + tile.share * _back_slots(m))
+    steps = alpha * ib * tile.block * (tiles // (tile.rh * tile.rw)) * (tile.share // tile.panel)
+    transforms = tiles * vectors * (ib * _forward_slots(y, x) + tile.share * _back_slots(y, x))
     slot = 2 * target.lanes() / (target.gflops_per_core * 1e9)
     turns = -(-tasks // target.threads)
     compute = turns * (steps * step + transforms) * slot
 
     memory = target.gbytes_per_second * 1e9
-    weights = alpha * alpha * ib * ob * tile.block**2 * ITEMSIZE
+    weights = alpha * ib * ob * tile.block**2 * ITEMSIZE
     written = p.out if p.behind is None else p.behind.out
     activations = p.batch * ITEMSIZE * tile.block * (-(-p.ic // tile.block) * prod(p.size) + ob * prod(written))
     mine = weights * tile.share // ob
@@ -106,11 +161,13 @@ def _candidates(p: ConvProblem, target: Target, m: int) -> Iterator[WinogradTile
     block = target.block
     ob = -(-p.oc // block)
     vectors = max(1, block // target.lanes())
-    rows, columns = _tiles(p, m)
+    y, x = tile_axes(p, m)
+    many = 64 if not (y.plain or x.plain) else 256  # tiles of a task
     limit = min(STACK, target.l2 * 3 // 4)
-    for th in _parts(rows, 8):
-        for tw in _parts(columns, 32):
-            if th * tw > 64:
+    part = partial_blocks(p, target)
+    for th in _parts(y.tiles, 8 if not y.plain else 32):
+        for tw in _parts(x.tiles, 32):
+            if th * tw > many:
                 continue
             for panel in (d for d in _divisors(ob) if d <= 4):
                 held = [
@@ -124,13 +181,9 @@ def _candidates(p: ConvProblem, target: Target, m: int) -> Iterator[WinogradTile
                     continue
                 _, rh, rw = max(held)
                 for share in (d for d in _divisors(ob) if d % panel == 0 and ob // d <= 16):
-                    tile = WinogradTile(m, block, th, tw, rh, rw, panel, share)
+                    tile = WinogradTile(m, block, th, tw, rh, rw, panel, share, part)
                     if scratch(p, target, tile) <= limit:
                         yield tile
-
-
-def _tiles(p: ConvProblem, m: int) -> tuple[int, int]:
-    return -(-p.out[-2] // m), -(-p.out[-1] // m)
 
 
 def _step(p: ConvProblem, target: Target, tile: WinogradTile) -> float:
@@ -147,18 +200,23 @@ def _step(p: ConvProblem, target: Target, tile: WinogradTile) -> float:
     return max(alone * held * loads, loads + scalar * held, 8.0, streamed / half_register)
 
 
-def _forward_slots(m: int) -> float:
+def _forward_slots(y: Axis, x: Axis) -> float:
     """Vector operations, loads and stores of one tile's input transform and of its share of the padded copy."""
-    alpha = m + TAPS - 1
-    one = m * alpha / 2  # a row of alpha values
-    return one * (m + alpha) + 2 * (alpha * m + alpha * alpha) + 4 * m * m
+    rows = 0.0 if y.plain else x.m * _one(y) + 2 * y.alpha * x.m
+    columns = 0.0 if x.plain else y.alpha * _one(x) + 2 * y.alpha * x.alpha
+    return rows + columns + 4 * y.m * x.m
 
 
-def _back_slots(m: int) -> float:
+def _back_slots(y: Axis, x: Axis) -> float:
     """The same of its output transform; half of it hides behind the products."""
-    alpha = m + TAPS - 1
-    one = m * alpha / 2
-    return 0.5 * (one * (m + alpha) + 2 * (alpha * m + m * m) + 2 * alpha * alpha + 2 * m * m)
+    up = 0.0 if y.plain else x.alpha * _one(y) + 2 * x.alpha * y.m
+    along = 0.0 if x.plain else y.m * _one(x) + 2 * y.m * x.m
+    return 0.5 * (up + along + 2 * y.alpha * x.alpha + 2 * y.m * x.m)
+
+
+def _one(axis: Axis) -> float:
+    """Operations that transform a row of alpha values."""
+    return axis.m * axis.alpha / 2
 
 
 def _parts(total: int, most: int) -> list[int]:

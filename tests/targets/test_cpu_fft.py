@@ -148,8 +148,8 @@ def test_symbolic_batch() -> None:
     trial = build(DEPTHWISE_FFT, ConvProblem.parse("conv nN ic16 h12 w12 oc16 k7x7 s1x1 p3x3 g16"), WIDEST)
     dense = build(DENSE_FFT, ConvProblem.parse("conv nN ic16 h12 w12 oc16 k7x7 s1x1 p3x3"), WIDEST)
     for batch in (1, 3, 7):
-        assert trial.error(batch) < DEPTHWISE_FFT.error_bound("f32")
-        assert dense.error(batch) < DENSE_FFT.error_bound("f32")
+        assert trial.error(batch) < DEPTHWISE_FFT.error_bound(trial.problem, WIDEST)
+        assert dense.error(batch) < DENSE_FFT.error_bound(dense.problem, WIDEST)
 
 
 @needs_x86
@@ -173,7 +173,7 @@ def test_workspaces_are_what_the_kernel_keeps() -> None:
 def _check(trial: Trial) -> None:
     (x, w, bias), _ = trial.operands()
     trial.function(*trial.packed(np.full_like(x, np.nan), w, bias))  # whatever is left on the stack is not read
-    assert trial.error() < DENSE_FFT.error_bound("f32"), trial.tile
+    assert trial.error() < DENSE_FFT.error_bound(trial.problem, WIDEST), trial.tile
     assert "Workspace" not in trial.llvm
 
 
