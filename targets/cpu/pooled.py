@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from cnncc.targets.algorithm import Cost
@@ -91,6 +92,7 @@ def cost(problem: ConvProblem, target: Target, reduction: Reduction, tile: ConvT
     return Cost(base.seconds + taps, base.flops, base.bytes)
 
 
+@lru_cache(maxsize=256)
 def choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTile:
     """The tile with the least modelled time."""
     return min(tiles(problem, target, reduction), key=lambda tile: cost(problem, target, reduction, tile).seconds)
