@@ -18,6 +18,7 @@ def lower(team: bool) -> tuple[Any, Any, Any]:
 
     lets = tvm.transform.module_pass(_store_lets, opt_level=0, name="cnncc.StoreLets")
     straight = tvm.transform.module_pass(_straighten, opt_level=0, name="cnncc.Straighten")
+    ahead = tvm.transform.module_pass(_fetch_ahead, opt_level=0, name="cnncc.FetchAhead")
     share = tvm.transform.module_pass(_share_out, opt_level=0, name="cnncc.ShareOut")
     blocks_to_loops = [
         s.ConvertSSA(),  # partitioned loops and inlined stages repeat expressions with their variables
@@ -41,6 +42,7 @@ def lower(team: bool) -> tuple[Any, Any, Any]:
         t.StorageRewrite(),
         s.HoistIfThenElse(),
         t.UnrollLoop(),
+        ahead,
         s.RenormalizeSplitPattern(),
         t.StmtSimplify(),
         t.RemoveNoOp(),
@@ -76,6 +78,14 @@ def _straighten(module: Any, _context: Any) -> Any:
 
     functions = {name: straighten_offsets(func) for name, func in module.functions.items()}
     return tvm.IRModule(functions, attrs=module.attrs)
+
+
+def _fetch_ahead(module: Any, _context: Any) -> Any:
+    import tvm
+
+    from cnncc.targets.cpu.prefetch import fetch_ahead
+
+    return tvm.IRModule({name: fetch_ahead(func) for name, func in module.functions.items()}, attrs=module.attrs)
 
 
 def _share_out(module: Any, _context: Any) -> Any:
