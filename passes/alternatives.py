@@ -28,6 +28,12 @@ CHANNELWISE = (
     *("split_phases", "join_phases"),
 )
 
+# Padding of blocks stays finite in these, whatever finite value it had (products with it are with zero weights).
+KEEPS_FINITE = (
+    *("add", "sub", "mul", "neg", "abs", "max", "min", "clip", "relu", "leaky_relu", "sigmoid"),
+    *("hard_sigmoid", "silu", "hard_swish", "tanh", "gelu", "reduce_mean", "reduce_sum", "reduce_max", "reduce_min"),
+)
+
 
 @dataclass(frozen=True)
 class Alternative:
@@ -144,6 +150,14 @@ def _generic(body: Graph, target: Target) -> Iterable[Alternative]:
     if target.kind != "cpu":
         return
     blocked = channels(target.block)
+    if (count := _ragged(body, target.block)) > 0:
+        operands = tuple(blocked if v.type.rank > 2 and v.type.shape[1] == count else PLAIN for v in body.inputs)
+        for out in (blocked, *((PLAIN,) if root is not None else ())):
+            values = zip((*body.inputs, *body.outputs), (*operands, *(out,) * len(body.outputs)), strict=True)
+            moved = sum(size(v.type.with_(layout=layout)) for v, layout in values)
+            seconds = moved / (target.gbytes_per_second * 1e9) + LAUNCH
+            yield Alternative(name, operands, (out,) * len(body.outputs), seconds)
+        return
     if all(_blockable(v, target.block) for v in body.outputs) and _channelwise(body, target.block):
         operands = tuple(
             blocked if _blockable(v, target.block) or _per_channel(v, body.outputs[0]) else PLAIN for v in body.inputs
@@ -162,6 +176,26 @@ def _blockable(value: Value, block: int) -> bool:
         and shape[1] % block == 0
         and value.type.dtype in ("f32", "f64", "i32")
     )
+
+
+def _ragged(body: Graph, block: int) -> int:
+    """Channels of all values of a kernel that may run on blocks although they are no whole blocks: the padding is
+    computed too, and stays finite. 0 where that is not so, or would be most of the work."""
+    count = body.outputs[0].type.shape[1] if body.outputs[0].type.rank > 2 else 0
+    if not isinstance(count, int) or count < block or not count % block:
+        return 0
+    if any(
+        n.op not in KEEPS_FINITE or (n.op.startswith("reduce_") and any(a < 2 for a in n.attrs.axes or (0,)))
+        for n in body.nodes
+    ):
+        return 0
+    rank = body.outputs[0].type.rank
+    for value in body.values():
+        type_ = value.type
+        whole = type_.rank == rank and type_.shape[1] == count
+        if type_.dtype != "f32" or not (whole or type_.rank == 0 or (type_.rank == rank and type_.shape[1] == 1)):
+            return 0
+    return count if all(v.type.shape[1] == count for v in body.outputs) else 0
 
 
 def _per_channel(value: Value, result: Value) -> bool:

@@ -210,6 +210,24 @@ def _renamed(body: Graph) -> Graph:
     return copy
 
 
+def _padded_alike(body: Graph) -> bool:
+    """Whether every operand has blocks along the axes that the results have blocks along, or does not have those."""
+    results = [v.type for v in body.outputs]
+    blocks = results[0].layout.blocks
+    if not blocks or any(t.layout.blocks != blocks for t in results):
+        return False
+
+    def alike(type_: Type) -> bool:
+        if type_.rank != results[0].rank:
+            return type_.rank == 0
+        return all(
+            type_.shape[a] == 1 or (type_.layout.factor(a) == f and type_.shape[a] == results[0].shape[a])
+            for a, f in blocks
+        )
+
+    return all(alike(v.type) for v in body.inputs)
+
+
 class _Evaluator:
     """Builds the expressions of one kernel's body."""
 
@@ -224,6 +242,7 @@ class _Evaluator:
             self.arguments.append(operand.tensor)
             self.known[value] = operand
         self.anchor = anchor(body)
+        self.c.padded = body.outputs[0].type if _padded_alike(body) else None
         self.tile: Any = None
 
     def results(self, node: Node) -> list[Any]:

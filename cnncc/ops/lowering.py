@@ -60,6 +60,7 @@ class Lowering:
 
     symbols: a variable for each symbol met so far; it stands for `units` times the symbol (once, where not stated). A
     kernel knows its variables from dimensions of its arguments, and some are known by multiples only (heads * N).
+    padded: the type of the results, where every operand has the padding of blocks that they have and may be read there.
     """
 
     def __init__(self, math: Math, units: Mapping[str, int] | None = None):
@@ -67,6 +68,7 @@ class Lowering:
         self.symbols: dict[str, Any] = {}
         self.units = dict(units or {})
         self.stages: list[Any] = []
+        self.padded: Type | None = None
 
     def dim(self, dim: Dim) -> Any:
         """A dimension as an int64 expression; each symbol is one variable throughout the kernel."""
@@ -115,12 +117,13 @@ class Lowering:
     def stage(self, type: Type, body: Callable[..., Any], name: str) -> Operand:
         """A te stage that computes `body(*logical_index)` for every element, stored in the type's layout.
 
-        Where a blocked axis is no whole number of blocks, the padding is zero and `body` is not evaluated there.
+        Where a blocked axis is no whole number of blocks, the padding is zero and `body` is not evaluated there, but
+        for kernels that may evaluate the padding of their operands (`padded`).
         """
         from tvm import te, tirx
 
         rank = type.rank
-        ragged = [a for a, f in type.layout.blocks if not _divides(f, type.shape[a])]
+        ragged = [a for a, f in type.layout.blocks if not _divides(f, type.shape[a]) and self.padded is None]
         if ragged and isinstance(body(*(te.var(f"i{a}", "int64") for a in range(rank))), tirx.Reduce):
             body = self.stage(type.plain, body, name + "_plain")  # a reduction must stand alone in its stage
 
@@ -131,9 +134,19 @@ class Lowering:
             inside = tirx.all(*(index[a] < self.dim(type.shape[a]) for a in ragged))
             return self.guard(inside, body(*index), self.const(0, type.dtype))
 
-        tensor = te.compute(tuple(self.dim(d) for d in type.physical), element, name=name)
+        tensor = te.compute(tuple(self.dim(d) for d in self._extents(type)), element, name=name)
         self.stages.append(tensor)
         return self.tensor(type, tensor)
+
+    def _extents(self, type: Type) -> tuple[Dim, ...]:
+        """The physical extents of a stage; those of an intermediate stage with the results' padding."""
+        like = self.padded
+        if like is None or type.layout or type.rank != like.rank:
+            return type.physical
+        return tuple(
+            extent if extent != like.shape[a] else like.layout.physical(like.shape)[a] * like.layout.factor(a)
+            for a, extent in enumerate(type.shape)
+        )
 
     def axis(self, extent: Dim, name: str) -> Any:
         """A reduction axis from 0."""

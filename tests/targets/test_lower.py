@@ -10,8 +10,9 @@ from cnncc.interpret import interpret
 from cnncc.ir.dims import symbol
 from cnncc.ir.graph import Graph, Node
 from cnncc.passes import INFERENCE, Context, run_passes
+from cnncc.passes.alternatives import alternatives
 from cnncc.targets.lower import lower_kernel
-from cnncc.targets.machine import AVX512
+from cnncc.targets.machine import AVX512, native
 from tests.tolerances import assert_close
 
 
@@ -117,3 +118,38 @@ def test_an_average_pool_computes_what_stands_before_it(channels, layout):
     assert (row.ops, row.algorithm.split("_")[0], row.layouts) == ("mul+add+exp+average_pool", "pool", layout)
     feeds = {"x": rng.standard_normal((2, channels, 9, 8)).astype(np.float32) / 9, "t": np.ones((channels, 1, 1), "f4")}
     assert_close(exe.run(feeds)["y"], interpret(graph, feeds)["y"], "winograd")
+
+
+@pytest.mark.parametrize("channels", [20, 40])
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_channels_that_are_no_whole_blocks_stay_in_blocks(channels: int, batch: int | str) -> None:
+    """Squeeze and excitation: mean, two products, a gate; its padding is computed too, and nothing changes layout."""
+    rng = np.random.default_rng(2)
+
+    def weights(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32) / np.float32(np.sqrt(shape[1] * shape[-1] ** 2))
+
+    b = cnncc.Builder()
+    wide = b.relu(b.conv(b.input("x", (batch, 16, 14, 14)), b.constant(weights(channels, 16, 3, 3)), pads=1))
+    gate = b.reduce_mean(wide, axes=(2, 3))
+    gate = b.relu(b.conv(gate, b.constant(weights(16, channels, 1, 1))))
+    gate = b.sigmoid(b.conv(gate, b.constant(weights(channels, 16, 1, 1))))
+    b.output(b.conv(b.mul(wide, gate), b.constant(weights(32, channels, 3, 3)), pads=1), "y")
+    graph = b.finish()
+    exe = cnncc.compile(graph, target=AVX512 if native().vector_bits == 512 else "native", threads=1)
+    changed = [row for row in exe.report().rows if row.ops == "to_layout"]
+    assert len(changed) <= 2  # those of the input and of the output
+    for count in (1,) if batch == 1 else (1, 3):
+        x = rng.standard_normal((count, 16, 14, 14)).astype(np.float32)
+        assert_close(exe(x), interpret(graph, {"x": x})["y"], "winograd")
+
+
+@pytest.mark.parametrize(("op", "offered"), [("relu", True), ("sigmoid", True), ("reciprocal", False)])
+def test_operations_that_could_make_padding_infinite_stay_plain(op: str, offered: bool) -> None:
+    """1 / x of padding that is zero is infinite, and 0 times that is not 0."""
+    b = cnncc.Builder()
+    b.output(getattr(b, op)(b.input("x", (1, 20, 8, 8))), "y")
+    context = Context(AVX512)
+    graph = run_passes(b.finish(), INFERENCE[: [step.name for step in INFERENCE].index("choose")], context)
+    (node,) = graph.nodes
+    assert any(way.results[0] for way in alternatives(node, AVX512, context)) == offered
