@@ -182,7 +182,7 @@ def _built(problem: Problem, target: Target, names: str) -> tuple[list[Entrant],
         bad = not error < 1e-4
         wrong += bad
         notes = f"build {took:4.2f}s err {error:.0e}{' WRONG' if bad else ''} {trial.tile}"
-        run = lambda s, t=trial, a=tensors: _least(lambda: t.function(*a), target.threads, s)  # noqa: E731
+        run = lambda s, t=trial, a=tensors: least(lambda: t.function(*a), target.threads, s)  # noqa: E731
         made.append(Entrant(algorithm.name, run, notes, algorithm, trial.tile))
     return made, wrong
 
@@ -197,17 +197,17 @@ def in_turn(entrants: list[Entrant], threads: int, seconds: float, rounds: int =
     return peak
 
 
-def _least(run: Callable[[], Any], threads: int, seconds: float) -> float:
+def least(run: Callable[[], Any], threads: int, seconds: float) -> float:
     """The least time of a run. Of one thread its processor time, so that other processes disturb less."""
     clock = time.thread_time if threads == 1 else time.perf_counter
     run()
-    least, end, count = float("inf"), time.perf_counter() + seconds, 0
+    best, end, count = float("inf"), time.perf_counter() + seconds, 0
     while time.perf_counter() < end or count < 5:
         start = clock()
         run()
         took = clock() - start
-        least, count = min(least, took) if took > 0 else least, count + 1  # (a virtual clock may stand still)
-    return least
+        best, count = min(best, took) if took > 0 else best, count + 1  # (a virtual clock may stand still)
+    return best
 
 
 if __name__ == "__main__":

@@ -125,7 +125,8 @@ def _sized(p: ConvProblem, target: Target, high: tuple[int, int], wide: tuple[in
     bytes_each = 2 * ITEMSIZE * (axes[1].length // 2 + 1) * axes[0].length * target.block * (ib + ob)
     most = max(1, target.l3 // 2 // bytes_each)
     for vectors in (v for v in divisors(ob * target.block // lanes) if v <= 4):
-        free = target.vector_registers - 2 * vectors - 2 - (0 if target.fma else 2)
+        products = 0 if target.fma else 4 if target.vector_bits > 128 else 6  # in flight: see `registers` in tiling.py
+        free = target.vector_registers - 2 * vectors - 2 - products
         rows = free // (2 * vectors)
         if rows < 1:
             continue

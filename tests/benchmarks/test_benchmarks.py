@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from benchmarks import bound, charts, kernels, onednn, zoo
+from benchmarks import bound, charts, fft, kernels, onednn, zoo
 from cnncc.bench import BenchResult, SystemResult
 from cnncc.bench.machine import describe_machine
 
@@ -176,3 +176,14 @@ def test_bound_of_a_network_is_summed_over_its_kernels(capsys, monkeypatch):
     assert 0 < float(least) <= float(alone) + float(rest) + 0.011  # two decimals each
     assert float(took) > 0
     assert int(share) > 0
+
+
+def test_fourier_transforms_beside_others(capsys):
+    assert fft.main(["--kernels", "5", "--only", "depthwise", "--seconds", "0.001", "--target", "avx2"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split("|")[1:3] for row in rows[2:]] == [
+        [" 56x56x128 depthwise ", " 5x5 "],
+        [" 28x28x256 depthwise ", " 5x5 "],
+        [" 14x14x512 depthwise ", " 5x5 "],
+    ]
+    assert all("depthwise" in row.split("|")[3] for row in rows[2:])

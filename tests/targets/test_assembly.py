@@ -6,6 +6,7 @@ Nothing is executed here, so that the targets which this machine lacks are teste
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,8 @@ from tests.targets.assembly import Loop, inner_loops
 REGISTERS = {"avx512": "zmm", "avx2": "ymm", "avx": "ymm", "generic": "xmm", "aarch64": ".4s"}
 TARGETS = [AVX512, AVX2, AVX, GENERIC, AARCH64]
 WIDER = {"avx512": (), "avx2": ("zmm",), "avx": ("zmm", "vfmadd"), "generic": ("ymm", "zmm", "vfmadd"), "aarch64": ()}
+
+STORE = re.compile(r"mov[au]ps\s+%[xyz]mm\d+, |\bst[rp]\s+q")
 
 # Layers of ResNet, VGG, Inception, MobileNet, EfficientNet, AlexNet, ResNeXt, RegNet, M5 and C3D.
 CASES = [
@@ -42,6 +45,7 @@ CASES = [
     ("winograd_f4", "conv n1 ic192 h17 w17 oc192 k7x1 s1x1 p3x0"),
     ("winograd_f2", "conv n1 ic48 h35 w35 oc64 k5x5 s1x1 p2x2"),
     ("winograd_f6", "conv n1 ic128 w493 oc128 k3 s1 p0"),
+    ("fft", "conv n1 ic64 h56 w56 oc64 k7x7 s1x1 p3x3"),
     ("depthwise", "conv n1 ic144 h56 w56 oc144 k3x3 s1x1 p1x1 g144"),
     ("depthwise", "conv n1 ic96 h112 w112 oc96 k3x3 s2x2 p1x1 g96"),
     ("grouped", "conv n1 ic48 h28 w28 oc48 k3x3 s1x1 p1x1 g2"),
@@ -61,6 +65,8 @@ def step(name: str, problem: Any, tile: Any, target: Target) -> int:
         return int(tile.rows * tile.panel // tile.lanes)
     if name.startswith("winograd"):
         return int(tile.rh * tile.rw * tile.panel * vectors)
+    if name == "fft":
+        return int(4 * tile.rows * tile.vectors)
     if name == "depthwise":
         return int(tile.pixels * problem.kernel[0] * problem.kernel[1])
     pixels = 1
@@ -73,6 +79,8 @@ def products(name: str, loops: list[Loop], size: int) -> list[Loop]:
     """The loops of whole register tiles: their multiplications are whole steps, at most those of a block of 16, of
     elements from memory."""
     whole = [loop for loop in loops if loop.total in range(size, 16 * size + 1, size)]
+    if name == "fft":  # steps of transforms, which store what they make, may have as many
+        whole = [loop for loop in whole if not any(STORE.search(line) for line in loop.lines)]
     return whole if name in ("depthwise", "lanes") else [loop for loop in whole if 16 * loop.broadcasts >= loop.total]
 
 
