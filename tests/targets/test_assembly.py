@@ -24,7 +24,7 @@ REGISTERS = {"avx512": "zmm", "avx2": "ymm", "avx": "ymm", "generic": "xmm", "aa
 TARGETS = [AVX512, AVX2, AVX, GENERIC, AARCH64]
 WIDER = {"avx512": (), "avx2": ("zmm",), "avx": ("zmm", "vfmadd"), "generic": ("ymm", "zmm", "vfmadd"), "aarch64": ()}
 
-STORE = re.compile(r"mov[au]ps\s+%[xyz]mm\d+, |\bst[rp]\s+q")
+STORE = re.compile(r"mov[au]ps\s+%[xyz]mm\d+, [-\d]*\(|\bst[rp]\s+q")
 
 # Layers of ResNet, VGG, Inception, MobileNet, EfficientNet, AlexNet, ResNeXt, RegNet, M5 and C3D.
 CASES = [
