@@ -76,7 +76,7 @@ def show(problem: ConvProblem, target: Target, seconds: float, peer: Peer | None
         fourier = algorithm.name.startswith("fft")
         if algorithm.applies(problem, target) is not None or (problem.macs > MANY and not fourier):
             continue
-        if algorithm.error_bound("f32") > 2e-5:  # not with accuracy="default"
+        if algorithm.error_bound(problem, target) > 2e-5:  # not with accuracy="default"
             continue
         trial = build(algorithm, problem, target)
         wrong += problem.macs < CHECKED and not trial.error() < 1e-4
