@@ -90,6 +90,19 @@ def _gate(b: Builder, x: Any) -> Any:
     return b.sigmoid(_conv_bias(b, squeezed, c))
 
 
+def _inverted_residual(b: Builder, x: Any) -> Any:
+    """Six times the channels, a depthwise convolution of them, and back (MobileNetV2)."""
+    c = x.type.shape[1]
+    y = b.relu(_conv_bias(b, b.relu(_conv_bias(b, x, 6 * c)), 6 * c, 3, groups=6 * c))
+    return b.add(_conv_bias(b, y, c), x)
+
+
+def _pre_activation(b: Builder, x: Any) -> Any:
+    """Batch norm and ReLU before a 1x1 convolution, on 256 channels that are read twice (DenseNet)."""
+    y = b.relu(_conv_bias(b, x, 256))
+    return b.concat(y, b.relu(_conv_bias(b, b.relu(_batch_norm(b, y)), 128)), axis=1)
+
+
 def _dense_block(b: Builder, x: Any) -> Any:
     """Four layers of 32 channels, each on all before it (DenseNet)."""
     for _ in range(4):
@@ -124,6 +137,11 @@ CASES: tuple[Case, ...] = (
     Case("residual", "resnet50"),
     Case("scale", "1x1, relu, scale", lambda b, x: b.mul(b.relu(_conv_bias(b, x, 64)), _per_channel(64))),
     Case("gate", "1x1, bias, gate", lambda b, x: b.mul(_conv_bias(b, x, 64), _gate(b, x))),
+    Case("gate", "efficientnet_b0"),
+    Case("depthwise", "1x1, depthwise, 1x1", _inverted_residual, channels=24),
+    Case("depthwise", "mobilenetv2"),
+    Case("pre-activation", "1x1, batch norm, relu, 1x1", _pre_activation),
+    Case("pre-activation", "densenet121"),
     Case("reduction", "relu, mean", lambda b, x: b.reduce_mean(b.relu(b.add(x, 1.0)), axes=(2, 3), keepdims=True)),
     Case("concat", "dense block", _dense_block),
     Case("concat", "squeezenet"),

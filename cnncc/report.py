@@ -10,8 +10,8 @@ from cnncc.ir.dims import substitute
 from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ir.kernel import anchor
 from cnncc.passes.memory import Plan
-from cnncc.targets.describe import describe
-from cnncc.targets.problem import ConvProblem, MatmulProblem
+from cnncc.targets.describe import describe_kernel
+from cnncc.targets.problem import ConvProblem, FusedProblem, MatmulProblem
 from cnncc.targets.table import FALLBACK
 from cnncc.targets.target import Target
 
@@ -78,10 +78,10 @@ def describe_calls(
     for node in graph.nodes:
         if node in plan.skipped or node.body is None:
             continue
-        problem = describe(node.body)
+        problem = describe_kernel(node)
         values = [*node.operands(), *node.outputs]
         moved = sum(_number(v.type.nbytes) for v in values)
-        if isinstance(problem, (ConvProblem, MatmulProblem)):
+        if isinstance(problem, (ConvProblem, FusedProblem, MatmulProblem)):
             flops = 2.0 * replace(problem, hint=1).macs
         else:
             flops = _anchor_flops(node)

@@ -15,6 +15,7 @@ from cnncc.passes.outputs import separate_outputs
 from cnncc.passes.pads import fold_pad
 from cnncc.passes.pool_behind import fuse_pools
 from cnncc.passes.pooling import order_pools
+from cnncc.passes.producers import fuse_producers
 from cnncc.passes.products import flatten_matmul
 from cnncc.passes.regions import propose_kernels
 from cnncc.passes.tiles import choose_tiles
@@ -35,10 +36,13 @@ SEPARATE_OUTPUTS = Step("separate-outputs", separate_outputs)
 PROPOSE_KERNELS = Step("propose-kernels", propose_kernels)
 CHOOSE = Step("choose", choose)
 FUSE_POOLS = Step("fuse-pools", fuse_pools)
+FUSE_PRODUCERS = Step("fuse-producers", fuse_producers)
 LAY_OUT = Step("lay-out", lay_out)
 CHOOSE_TILES = Step("choose-tiles", choose_tiles)
 
-LOWERING: tuple[Pass, ...] = (SEPARATE_OUTPUTS, PROPOSE_KERNELS, CHOOSE, FUSE_POOLS, LAY_OUT, CHOOSE_TILES)
+LOWERING: tuple[Pass, ...] = (
+    SEPARATE_OUTPUTS, PROPOSE_KERNELS, CHOOSE, FUSE_POOLS, FUSE_PRODUCERS, LAY_OUT, CHOOSE_TILES
+)  # fmt: skip
 INFERENCE: tuple[Pass, ...] = (
     CANONICALIZE,
     FOLD_CONSTANTS,

@@ -13,7 +13,9 @@ KINDS: dict[str, str] = {
     "activation": "formulas of the anchor's result alone: ReLU, SiLU, clip, ...",
     "residual": "a computed tensor, added to the anchor's result (or multiplied with it)",
     "scale": "a product with constants behind an anchor",
-    "gate": "a product with a computed number per channel (squeeze-and-excitation)",
+    "gate": "a product with a computed number per channel (squeeze-and-excitation), on either side of a convolution",
+    "depthwise": "a depthwise convolution, inside of the 1x1 convolution behind it",
+    "pre-activation": "other elementwise operations, inside of the 1x1 convolution behind them (DenseNet)",
     "reduction": "what is computed for a reduction or a pool alone, inside of it",
     "concat": "members of a concat, written in place",
     "pool": "a max pool in the kernel of the convolution before it",
@@ -35,6 +37,12 @@ def switched_off(kind: str, without: Collection[str]) -> str:
     return f"fusion of kind {kind!r} is switched off" if kind in without else ""
 
 
+def per_channel(value: Value) -> bool:
+    """Whether a value is computed and has one number per channel."""
+    shape = value.type.shape
+    return value.data is None and len(shape) > 2 and all(d == 1 for d in shape[2:])
+
+
 def kind_of(node: Node, inside: Collection[Value]) -> str:
     """The kind of an elementwise operation behind an anchor, of whose region `inside` are the values."""
     others = [v for v in node.operands() if v not in inside]
@@ -44,6 +52,4 @@ def kind_of(node: Node, inside: Collection[Value]) -> str:
     added = node.op in ("add", "sub")
     if other.data is not None:
         return ("bias" if other.data.size > 1 else "activation") if added else "scale"
-    shape = other.type.shape
-    per_channel = len(shape) > 2 and all(d == 1 for d in shape[2:])
-    return "gate" if per_channel and not added else "residual"
+    return "gate" if per_channel(other) and not added else "residual"

@@ -8,7 +8,8 @@ from typing import Any
 from cnncc.errors import ScheduleError
 from cnncc.ir.graph import Graph
 from cnncc.passes.manager import Context
-from cnncc.targets.describe import describe
+from cnncc.targets.describe import describe_kernel
+from cnncc.targets.problem import FUSED
 from cnncc.targets.table import find_algorithm
 
 
@@ -26,11 +27,11 @@ def choose_tiles(graph: Graph, context: Context) -> None:
         algorithm = find_algorithm(context.target, node.attrs.algorithm)
         if algorithm is None:
             continue
-        problem = describe(node.body)
+        problem = describe_kernel(node)
         pairs = None if context.tuning is None else context.tuning.tile(node.body, algorithm, problem, context.target)
         if pairs is not None:
             context.tuned.add(node)
-        elif context.frozen and (context.tuning is None or not context.tuning.known(node.body)):
+        elif context.frozen and algorithm.name != FUSED and not _known(node.body, context):
             missing.append(f"{problem} ({node.where})")
         tile = tile_pairs(algorithm.tiles_for(problem, context.target)) if pairs is None else pairs
         node.attrs = dataclasses.replace(node.attrs, tile=tile)
@@ -39,6 +40,10 @@ def choose_tiles(graph: Graph, context: Context) -> None:
             f"frozen schedules: every kernel must have a tuning record for this machine, these versions and this "
             f"accuracy, got none for {len(missing)} (`cnncc tune` makes them):\n  " + "\n  ".join(missing)
         )
+
+
+def _known(body: Graph, context: Context) -> bool:
+    return context.tuning is not None and context.tuning.known(body)
 
 
 def tile_pairs(record: Any) -> tuple[tuple[str, Any], ...]:

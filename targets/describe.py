@@ -10,9 +10,9 @@ from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import anchor
 from cnncc.ops.window import Window, geometry
 from cnncc.ops.winograd_matrices import axes
-from cnncc.targets.problem import HINT, ConvProblem, MatmulProblem, PoolBehind, PoolProblem
+from cnncc.targets.problem import FUSED, HINT, ConvProblem, FusedProblem, MatmulProblem, PoolBehind, PoolProblem
 
-Problem = ConvProblem | MatmulProblem | PoolProblem
+Problem = ConvProblem | FusedProblem | MatmulProblem | PoolProblem
 
 
 def family(node: Node) -> str:
@@ -31,6 +31,25 @@ def describe(body: Graph) -> Problem | None:
         return None
     maker = _MAKERS.get(family(node))
     return maker(node) if maker else None
+
+
+def describe_kernel(node: Node) -> Problem | None:
+    """The problem of a kernel whose algorithm is known."""
+    assert node.body is not None
+    return describe_fused(node.body) if node.attrs.algorithm == FUSED else describe(node.body)
+
+
+def describe_fused(body: Graph) -> FusedProblem:
+    """The problem of a 1x1 convolution and of the depthwise one before it, where there is one."""
+    problems = [describe_convolution(n) for n in body.nodes if n.op == "conv"]
+    return FusedProblem(problems[-1], problems[0] if len(problems) > 1 else None)
+
+
+def describe_convolution(node: Node) -> ConvProblem:
+    """The problem of a convolution whose sizes are known."""
+    problem = _conv(node)
+    assert problem is not None, node.where
+    return problem
 
 
 def _batch(dim: Dim) -> int | str:

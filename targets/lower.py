@@ -13,7 +13,7 @@ from typing import Any
 
 from cnncc.ir.dims import Dim, affine, normal, symbol
 from cnncc.ir.graph import Graph, Node, Value
-from cnncc.ir.kernel import anchor
+from cnncc.ir.kernel import anchor, feeding
 from cnncc.ir.layout import Layout
 from cnncc.ir.printer import attributes, print_graph
 from cnncc.ir.types import Type
@@ -21,7 +21,7 @@ from cnncc.ops.lowering import TVM_DTYPE, Lowering, Operand, element_at
 from cnncc.ops.registry import lookup
 from cnncc.passes.tiles import tile_record
 from cnncc.runtime.native import import_tvm
-from cnncc.targets.describe import describe, pool_behind
+from cnncc.targets.describe import describe_convolution, describe_kernel, pool_behind
 from cnncc.targets.outside import outside_code
 from cnncc.targets.table import find_algorithm
 from cnncc.targets.target import Target
@@ -124,7 +124,7 @@ def lower_kernel(node: Node, target: Target) -> Lowered:
     if algorithm is None:
         return _schedule_generic(func, target, defined.c)
     schedule = s_tir.Schedule(IRModule({"main": func}))
-    algorithm.schedule(schedule, describe(node.body), defined.tile, target)
+    algorithm.schedule(schedule, describe_kernel(node), defined.tile, target)
     scheduled = schedule.mod["main"]
     if target.kind != "cpu":
         return Lowered(scheduled, (), algorithm.name)
@@ -259,7 +259,7 @@ class _Evaluator:
 
         root = self.anchor
         assert root is not None
-        problem = describe(self.body)
+        problem = describe_kernel(node)
         kind = type(algorithm.tiles_for(problem, self.target))
         self.tile = tile_record(kind, node.attrs.tile) if node.attrs.tile else algorithm.tiles_for(problem, self.target)
         (result,) = self.body.outputs
@@ -286,9 +286,31 @@ class _Evaluator:
         """The operands of the anchor's first operand, which is computed where it is read, as if stored in a layout."""
         type_ = value.type.with_(layout=layout)
         at = {v: self._beside(known, type_) for v, known in self.known.items()}
-        steps = self._steps(value, at)
-        operand = Operand(type_, lambda *index: self._next(value, steps, index, at))
+        depthwise = next((v for v in feeding(value) if v.node is not None and not lookup(v.node.op).fusible), None)
+        read = self._inner(value, at) if depthwise is None else self._behind(depthwise, value, at)
+        operand = Operand(type_, read)
         return Prologue(operand.physical, tuple(self.c.dim(d) for d in type_.physical))
+
+    def _inner(self, value: Value, at: dict[Value, Operand]) -> Callable[..., Any]:
+        steps = self._steps(value, at)
+        return lambda *index: self._next(value, steps, index, at)
+
+    def _behind(self, result: Value, value: Value, at: dict[Value, Operand]) -> Callable[..., Any]:
+        """The elements of a value, computed from the depthwise convolution that has this result."""
+        from cnncc.targets.cpu.fused import window_sum
+
+        assert result.node is not None
+        problem = describe_convolution(result.node)
+        x, w = (self.known[v] for v in result.node.operands())
+        steps = self._steps(value, {**at, result: x})
+
+        def read(*index: Any) -> Any:
+            element = window_sum(problem, x, w, index)
+            if sum(result.users.values()) > 1:
+                return self._shared(result, element, value, steps, index, at)
+            return self._next(value, steps, index, {**at, result: Operand(result.type, lambda *_: element)})
+
+        return read
 
     def _beside(self, operand: Operand, result: Type) -> Operand:
         """An operand read at the indices of a result, some of which may fall into the padding of its blocks."""

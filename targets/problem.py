@@ -6,7 +6,7 @@ The text of a problem is cache key, benchmark input, test name and bug report at
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cnncc.errors import GraphError
 
@@ -150,6 +150,27 @@ class ConvProblem:
             )
         except (KeyError, ValueError) as error:
             raise GraphError(f"not a convolution problem: {text!r} ({error})") from None
+
+
+FUSED = "fused_pointwise"  # the algorithm for it, which passes/producers.py asks for
+
+
+@dataclass(frozen=True)
+class FusedProblem:
+    """A 1x1 convolution and what is computed before it in the same kernel: a depthwise convolution, or (None)
+    elementwise operations."""
+
+    conv: ConvProblem
+    before: ConvProblem | None = None
+    hint: int = HINT
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of both at the batch that decisions assume."""
+        return sum(replace(p, hint=self.hint).macs for p in (self.conv, self.before) if p is not None)
+
+    def __str__(self) -> str:
+        return f"{self.conv} behind {self.before or 'elementwise'}"
 
 
 @dataclass(frozen=True)

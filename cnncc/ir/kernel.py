@@ -37,11 +37,15 @@ def kernel_node(graph: Graph, body: Graph, operands: Sequence[Value], attrs: Ker
 
 
 def anchor(body: Graph) -> Node | None:
-    """The one op of a body that is not evaluated element by element (conv, pool, matmul, ...), if there is one."""
+    """The one op of a body that is not evaluated element by element (conv, pool, matmul, ...), if there is one.
+
+    Where a depthwise convolution is computed for the 1x1 convolution behind it, that is the latter.
+    """
     from cnncc.ops.registry import lookup
 
     heavy = [n for n in body.nodes if not lookup(n.op).fusible]
-    return heavy[0] if heavy else None
+    convolutions = [n for n in heavy if n.op == "conv"]
+    return convolutions[-1] if len(convolutions) > 1 else next(iter(heavy), None)
 
 
 def feeding(value: Value | None) -> set[Value]:

@@ -15,7 +15,7 @@ from cnncc.ir.types import Type
 from cnncc.kernels.build import KernelSource, cache_key
 from cnncc.kernels.cache import Cache
 from cnncc.passes.tiles import tile_record
-from cnncc.targets.describe import describe
+from cnncc.targets.describe import describe_kernel
 from cnncc.targets.table import find_algorithm
 from cnncc.targets.target import Target
 
@@ -25,7 +25,7 @@ def find_workspaces(node: Node, source: KernelSource, symbol: str, target: Targe
     assert node.body is not None
     algorithm = find_algorithm(target, node.attrs.algorithm)
     if algorithm is not None:
-        problem = describe(node.body)
+        problem = describe_kernel(node)
         kind = type(algorithm.tiles_for(problem, target))
         shapes = algorithm.workspaces(problem, tile_record(kind, node.attrs.tile))
         return tuple(Type("f32", shape) for shape in shapes)

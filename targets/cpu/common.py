@@ -105,8 +105,8 @@ def has_block(sch: Any, name: str) -> bool:
 def schedule_tile(sch: Any, problem: ConvProblem, tile: ConvTile) -> None:
     """The recipe: tasks (batch, groups of pixels, chunks of output channels), in them register tiles, reduction inside.
 
-    Stages: "pad" and "spread" (where there are such: input and weights made ready in scratch), "acc" with loops batch,
-    output blocks, pixels, lanes, reduction; "out".
+    Stages: "pad" and "spread" (where there are such: input and weights made ready in scratch), "fill" (an input that is
+    computed there; its loops are the caller's), "acc" with loops batch, output blocks, pixels, lanes, reduction; "out".
     """
     r = problem.rank
     acc, out = sch.get_sblock("acc"), sch.get_sblock("out")
@@ -131,6 +131,10 @@ def schedule_tile(sch: Any, problem: ConvProblem, tile: ConvTile) -> None:
         copied = sch.get_loops(pad)[-1]
         if len(sch.get_loops(pad)) > r + 3:  # channel blocks; rows of plain layout are left to LLVM, with their borders
             sch.vectorize(copied)
+    if has_block(sch, "fill"):
+        fill = sch.get_sblock("fill")
+        sch.compute_at(fill, task, preserve_unit_loops=True)
+        sch.set_scope(fill, 0, "local")
     if has_block(sch, "spread"):
         spread = sch.get_sblock("spread")
         sch.compute_at(spread, oc_tile, preserve_unit_loops=True)

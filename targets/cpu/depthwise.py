@@ -13,7 +13,6 @@ pad     A task copies its input into scratch with the padding around it; the tap
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from cnncc.errors import UnsupportedError
 from cnncc.ir.layout import Layout, channels
 from cnncc.targets.algorithm import Algorithm, Layouts
 from cnncc.targets.cpu import common
-from cnncc.targets.cpu.depthwise_tiles import DepthwiseTile, best_tile, candidates, cost, cuts, scratch
+from cnncc.targets.cpu.depthwise_tiles import DepthwiseTile, best_tile, candidates, cost, crowded, cuts, scratch
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -76,7 +75,7 @@ def define(p: ConvProblem, tile: DepthwiseTile, x: Any, w: Any, finish: common.F
 
     def window_sum(n: Any, c: Any, *rest: Any) -> Any:
         total = None
-        for taps in _grid(p.kernel):
+        for taps in grid(p.kernel):
             at = common.window(p, rest[:r], taps)
             term = padded(n, c, *at, rest[r]) * w(c, common.i64(0), *map(common.i64, taps), rest[r])
             total = term if total is None else total + term
@@ -101,11 +100,6 @@ def define(p: ConvProblem, tile: DepthwiseTile, x: Any, w: Any, finish: common.F
     )
 
 
-def crowded(p: ConvProblem, tile: DepthwiseTile) -> bool:
-    """Whether the peeled form keeps the sums of many pixels in registers beside the weights of a large window."""
-    return tile.pixels >= 4 and math.prod(p.kernel) > 12 and p.strides[-1] == 1
-
-
 def schedule(sch: Any, p: ConvProblem, tile: DepthwiseTile, target: Target) -> None:
     """Tasks over batch and channel blocks (and over rows, where those are too few)."""
     if common.has_block(sch, "acc"):
@@ -122,10 +116,10 @@ def _schedule_peel(sch: Any, p: ConvProblem, tile: DepthwiseTile, target: Target
     sch.vectorize(lane)
     sch.unroll(x)
     parallel = target.threads > 1
-    rows, columns = cuts(p, tile)
+    rows, columns = cuts(p, tile.pixels)
     if not spatial[:-1]:
         task = sch.fuse(n, c)
-        _peel_columns(sch, x_out, columns)
+        peel_columns(sch, x_out, columns)
         if parallel:
             sch.parallel(task)
         return
@@ -138,14 +132,15 @@ def _schedule_peel(sch: Any, p: ConvProblem, tile: DepthwiseTile, target: Target
             sch.parallel(task)
     for piece, middle in _cut(sch, y, rows):
         loops = sch.get_loops(sch.get_child_blocks(piece)[0])
-        _peel_columns(sch, loops[-3], columns)
+        peel_columns(sch, loops[-3], columns)
         if not middle:
             sch.unroll(piece)
         elif tile.split_rows and parallel:
             sch.parallel(piece)
 
 
-def _peel_columns(sch: Any, loop: Any, columns: tuple[int, int, int]) -> None:
+def peel_columns(sch: Any, loop: Any, columns: tuple[int, int, int]) -> None:
+    """Cut a loop over tiles of a row: the outer pieces are unrolled (see `cuts`)."""
     for piece, middle in _cut(sch, loop, columns):
         if not middle:
             sch.unroll(piece)
@@ -191,7 +186,8 @@ def _schedule_pad(sch: Any, p: ConvProblem, tile: DepthwiseTile, target: Target)
     sch.vectorize(sch.get_loops(init)[-1])
 
 
-def _grid(extents: Sequence[int]) -> list[tuple[int, ...]]:
+def grid(extents: Sequence[int]) -> list[tuple[int, ...]]:
+    """The places in a box, in order."""
     points: list[tuple[int, ...]] = [()]
     for extent in extents:
         points = [(*point, k) for point in points for k in range(extent)]

@@ -31,11 +31,11 @@ class DepthwiseTile:
     split_rows: bool = False
 
 
-def cuts(p: ConvProblem, tile: DepthwiseTile) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Rows, and tiles of columns, of the pieces: begin and end, which are unrolled, and the middle, a loop."""
+def cuts(p: ConvProblem, pixels: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Rows, and tiles of so many columns, of the pieces: begin and end, which are unrolled, and the middle, a loop."""
     begin, end = _overhang(p, p.rank - 1)
-    tiles = -(-p.out[-1] // tile.pixels)
-    left, right = -(-begin // tile.pixels), tiles - (p.out[-1] - end) // tile.pixels
+    tiles = -(-p.out[-1] // pixels)
+    left, right = -(-begin // pixels), tiles - (p.out[-1] - end) // pixels
     columns = (left, tiles - left - right, right) if left + right < tiles else (tiles, 0, 0)
     if p.rank == 1:
         return (0, 1, 0), columns
@@ -56,17 +56,17 @@ def cost(p: ConvProblem, target: Target, tile: DepthwiseTile) -> Cost:
     blocks = -(-p.ic // tile.block)
     vectors = tile.block // tile.lanes * max(1, tile.lanes // target.lanes())
     if tile.peel:
-        inside = math.prod(_inside(p, axis) for axis in range(p.rank))  # taps in the padding cost nothing here
-        slots = inside * _inefficiency(p, target, tile) + 2 * math.prod(p.out)
+        done = slots(p, target, tile)
         tasks = p.batch * blocks * (p.out[0] if tile.split_rows else 1)
     else:
         parts = math.prod(-(-o // c) for o, c in zip(p.out, tile.chunk, strict=True))
-        done = parts * math.prod(tile.chunk)
         copying = 2.5 if target.vector_bits >= 512 else 3.5
-        slots = done * (math.prod(p.kernel) * 1.05 + 2) + copying * parts * _copied(p, tile.chunk)
+        done = parts * math.prod(tile.chunk) * (math.prod(p.kernel) * 1.05 + 2) + copying * parts * _copied(
+            p, tile.chunk
+        )
         tasks = p.batch * blocks * parts
     balance = -(-tasks // target.threads) * target.threads / tasks
-    total = slots * vectors * p.batch * blocks
+    total = done * vectors * p.batch * blocks
     lanes = min(tile.lanes, target.lanes())
     compute = total * balance * 2 * lanes / (target.rate(lanes) * 1e9 * target.threads)
     moved = float(p.batch * blocks * tile.block * ITEMSIZE * (math.prod(p.size) + math.prod(p.out)))
@@ -75,6 +75,25 @@ def cost(p: ConvProblem, target: Target, tile: DepthwiseTile) -> Cost:
     memory = moved / bandwidth
     seconds = max(compute, memory) + 0.1 * min(compute, memory) + FORK_SECONDS * launches
     return Cost(seconds, flops=2.0 * p.macs, bytes=moved)
+
+
+def slots(p: ConvProblem, target: Target, tile: DepthwiseTile) -> float:
+    """Multiply-adds that one plane of the peeled form takes the time of."""
+    inside = math.prod(_inside(p, axis) for axis in range(p.rank))  # taps in the padding cost nothing here
+    return inside * _inefficiency(p, target, tile) + 2 * math.prod(p.out)
+
+
+@lru_cache(maxsize=4096)
+def peeled(p: ConvProblem, target: Target) -> DepthwiseTile | None:
+    """The tile of the peeled form that is the least work, None where it would be too much code. Of those that leave
+    registers for what follows (see `crowded`)."""
+    found = [t for t in _candidates(p, target) if t.peel and not t.split_rows and not crowded(p, t)]
+    return min(found, key=lambda t: slots(p, target, t) / target.rate(t.lanes), default=None)
+
+
+def crowded(p: ConvProblem, tile: DepthwiseTile) -> bool:
+    """Whether the peeled form keeps the sums of many pixels in registers beside the weights of a large window."""
+    return tile.pixels >= 4 and math.prod(p.kernel) > 12 and p.strides[-1] == 1
 
 
 @lru_cache(maxsize=4096)
@@ -106,7 +125,7 @@ def _candidates(p: ConvProblem, target: Target) -> Iterator[DepthwiseTile]:
                 tile = replace(padded[0], peel=True, split_rows=split)  # with a chunk for computed operands
                 if _unrolled(p, tile) <= UNROLLED:
                     yield tile
-                    if 0 < 32 * lanes // 2 == target.unit_bits and cuts(p, tile)[1][1] <= 1:
+                    if 0 < 32 * lanes // 2 == target.unit_bits and cuts(p, tile.pixels)[1][1] <= 1:
                         yield replace(tile, lanes=lanes // 2)
 
 
@@ -141,7 +160,7 @@ def _inside(p: ConvProblem, axis: int) -> int:
 
 def _unrolled(p: ConvProblem, tile: DepthwiseTile) -> int:
     """Multiplications in the code of the peeled form."""
-    rows, columns = cuts(p, tile)
+    rows, columns = cuts(p, tile.pixels)
     written = rows[0] + rows[2] + (1 if rows[1] else 0)
     return written * (columns[0] + columns[2] + (1 if columns[1] else 0)) * tile.pixels * math.prod(p.kernel)
 
@@ -152,7 +171,7 @@ def _inefficiency(p: ConvProblem, target: Target, tile: DepthwiseTile) -> float:
     loads = 1.0 if target.vector_bits >= 512 else 1.35  # a load for each multiplication; narrow ports are shared
     if held + 2 * tile.pixels + p.kernel[-1] + 1 <= target.vector_registers:
         return loads * (1.0 + 0.1 / tile.pixels)
-    if cuts(p, tile)[1][1] <= 1:
+    if cuts(p, tile.pixels)[1][1] <= 1:
         if target.vector_bits < 512:
             return loads * (1.1 + 0.1 / tile.pixels)
         if tile.lanes == target.lanes():

@@ -46,17 +46,17 @@ def layouts(problem: ConvProblem, target: Target) -> Layouts:
 
 def tiles_for(problem: ConvProblem, target: Target) -> ConvTile:
     """The tile with the least modelled time."""
-    return tiling.choose(problem, target, _reduction(problem, target.block))
+    return tiling.choose(problem, target, reduction(problem, target.block))
 
 
 def candidates(problem: ConvProblem, target: Target) -> Iterator[ConvTile]:
     """Tiles worth measuring."""
-    return tiling.candidates(problem, target, _reduction(problem, target.block))
+    return tiling.candidates(problem, target, reduction(problem, target.block))
 
 
 def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
     """Time by the tile model."""
-    return tiling.conv_cost(problem, target, _reduction(problem, tile.block), tile)
+    return tiling.conv_cost(problem, target, reduction(problem, tile.block), tile)
 
 
 def scratch(problem: ConvProblem, target: Target, tile: ConvTile) -> int:
@@ -74,7 +74,8 @@ def _ragged(problem: ConvProblem, block: int) -> bool:
     return problem.groups == 1 and problem.ic % block != 0
 
 
-def _reduction(problem: ConvProblem, block: int) -> Reduction:
+def reduction(problem: ConvProblem, block: int) -> Reduction:
+    """What the tile search knows of the loops."""
     depth = _depth(problem, block)
     taps = math.prod(problem.kernel)
     ragged = _ragged(problem, block)

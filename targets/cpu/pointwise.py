@@ -49,10 +49,7 @@ def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
 
 def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.Finish) -> Any:
     """Stages "acc", "out"."""
-    from tvm import te
-
-    i64, b, extents = common.i64, tile.block, problem.size
-    n = common.batch_of(problem, x)
+    i64, extents = common.i64, problem.size
 
     def read(n: Any, c: Any, q: Any, a: Any) -> Any:
         places = []
@@ -61,10 +58,19 @@ def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.
             q = q // i64(extent)
         return x(n, c, q, *reversed(places), a)
 
+    return product(problem, tile, common.batch_of(problem, x), read, w, finish)
+
+
+def product(problem: ConvProblem, tile: ConvTile, n: Any, source: Any, w: Any, finish: common.Finish) -> Any:
+    """Stages "acc", "out" for an input with the spatial axes as one."""
+    from tvm import te
+
+    i64, b, extents = common.i64, tile.block, problem.size
+
     def weight(o: Any, c: Any, _: Any, a: Any, lane: Any) -> Any:
         return w(o, c, *(i64(0) for _ in extents), a, lane)
 
-    acc = direct.accumulate(flat(problem), tile, n, read, weight)
+    acc = direct.accumulate(flat(problem), tile, n, source, weight)
 
     def out(n: Any, o: Any, *rest: Any) -> Any:
         *place, lane = rest

@@ -57,11 +57,22 @@ class ConvTile:
 
 
 @dataclass(frozen=True)
+class Filling:
+    """An input that a task computes into its scratch: the multiply-adds that take the time of one vector of it; the
+    pixels that a group must have, or be a multiple of; the bytes that all of it is computed from."""
+
+    per_vector: float
+    unit: int
+    source: float
+
+
+@dataclass(frozen=True)
 class Reduction:
     """What the tile search knows of the loops inside a register tile: the steps of the innermost loop and how often it
     is run; the input channels that a pixel holds in memory; the blocks of output channels that share an input. At most
     so many accumulators, and blocks of output channels, make a register tile. `undivided`: a task makes all blocks.
-    `lanes`: channels of what is a block here, 0 for the target's; `together`: blocks that read the same, 0 for all."""
+    `lanes`: channels of what is a block here, 0 for the target's; `together`: blocks that read the same, 0 for all.
+    `filling`: the input is computed first."""
 
     inner: int
     outer: int
@@ -72,6 +83,7 @@ class Reduction:
     undivided: bool = False
     lanes: int = 0
     together: int = 0
+    filling: Filling | None = None
 
     @property
     def steps(self) -> int:
@@ -126,6 +138,11 @@ def choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTi
     return min(tasks, key=lambda tile: conv_cost(problem, target, reduction, tile).seconds)
 
 
+def fits(problem: ConvProblem, target: Target, reduction: Reduction) -> bool:
+    """Whether there is a tile."""
+    return any(_groups(problem, reduction, pixels) for pixels, _ in register_tiles(problem, target, reduction))
+
+
 def candidates(problem: ConvProblem, target: Target, reduction: Reduction) -> Iterator[ConvTile]:
     """Tiles worth measuring: those of the register tiles with the least modelled time, each in several tasks."""
     sizes = [tile for tile in register_tiles(problem, target, reduction) if _groups(problem, reduction, tile[0])]
@@ -142,11 +159,12 @@ def _tasks(
     problem: ConvProblem, target: Target, reduction: Reduction, pixels: tuple[int, ...], vectors: int
 ) -> Iterator[ConvTile]:
     """The ways to cut a problem into tasks for a register tile."""
+    copy = any(problem.pads) or reduction.filling is not None
     for group in _groups(problem, reduction, pixels):
         for chunk in (vectors * d for d in divisors(reduction.blocks // vectors)):
             if chunk == reduction.blocks or not reduction.undivided:
                 for parallel in (False, True) if target.threads > 1 else (False,):
-                    yield ConvTile(pixels, vectors, group, chunk, target.block, any(problem.pads), parallel)
+                    yield ConvTile(pixels, vectors, group, chunk, target.block, copy, parallel)
 
 
 def register_tiles(problem: ConvProblem, target: Target, reduction: Reduction) -> Iterator[tuple[tuple[int, ...], int]]:
@@ -210,14 +228,16 @@ def tile_time(target: Target, reduction: Reduction, pixels: int, vectors: int) -
 
 
 def _groups(problem: ConvProblem, reduction: Reduction, pixels: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Groups of pixels for a task, of which a padded copy fits the scratch.
+    """Groups of pixels for a task, of which a padded or computed copy fits the scratch.
 
     Only a group that ends where its axis ends may end in a narrower tile: the tile's store knows the bound of the axis,
     not that of the group, and would write over the next group, which another thread may have finished.
     """
     axes = [[g for g in divisors(o) if g == o or g % q == 0] for o, q in zip(problem.out, pixels, strict=True)]
     groups = sorted(product(*axes), key=math.prod, reverse=True)
-    if not any(problem.pads):
+    if reduction.filling is not None:
+        groups = [g for g in groups if math.prod(g) % reduction.filling.unit == 0]
+    elif not any(problem.pads):
         return groups
     return [g for g in groups if copied(problem, g, reduction.depth) <= SCRATCH]
 
@@ -238,12 +258,13 @@ def conv_cost(
     pixels = copied(problem, tile.group, reduction.depth)
     if pixels > target.l2 // 2:  # then each pass over them does
         work += EXPOSED * pixels * passes
+    filling = reduction.filling
     if tile.copy:
-        work += pixels / (4 * lanes) * PER_COPY
+        work += pixels / (4 * lanes) * (PER_COPY if filling is None else filling.per_vector)
     unit = lanes * 2 / (target.rate(lanes) * 1e9)
     rounds = ceil_div(tasks, target.threads) if tile.parallel else tasks
     busy = rounds * (work + PER_TASK) * unit + (FORK_SECONDS if tile.parallel else 0.0)
-    x = 4.0 * problem.batch * problem.ic * math.prod(problem.size)
+    x = 4.0 * problem.batch * problem.ic * math.prod(problem.size) if filling is None else filling.source
     w = 4.0 * problem.oc * (problem.ic // problem.groups) * math.prod(problem.kernel)
     y = 4.0 * problem.batch * problem.oc * math.prod(problem.out) if written is None else written
     total = x + w + y

@@ -211,7 +211,7 @@ LAYERS = [
 def test_tiles_of_real_layers(problem: ConvProblem, target: Target) -> None:
     tile = DEPTHWISE.tiles_for(problem, target)
     assert DEPTHWISE.scratch(problem, target, tile) <= STACK
-    rows, columns = cuts(problem, tile)
+    rows, columns = cuts(problem, tile.pixels)
     assert sum(rows) == problem.out[0]
     assert sum(columns) == -(-problem.out[1] // tile.pixels)
     assert DEPTHWISE.cost(problem, target, tile).bytes >= 4 * problem.ic * math.prod(problem.size)
@@ -219,9 +219,9 @@ def test_tiles_of_real_layers(problem: ConvProblem, target: Target) -> None:
 
 def test_pieces_are_where_windows_overhang() -> None:
     tile = DepthwiseTile(16, 16, 1, True, (14, 14))
-    assert cuts(_layer(32, 14, 3, 1), tile) == ((1, 12, 1), (1, 12, 1))
-    assert cuts(_layer(32, 14, 3, 2), tile) == ((1, 6, 0), (1, 6, 0))
-    assert cuts(_layer(32, 7, 5, 1), tile) == ((2, 3, 2), (2, 3, 2))
-    assert cuts(_layer(32, 3, 5, 1), tile) == ((3, 0, 0), (3, 0, 0))
+    assert cuts(_layer(32, 14, 3, 1), tile.pixels) == ((1, 12, 1), (1, 12, 1))
+    assert cuts(_layer(32, 14, 3, 2), tile.pixels) == ((1, 6, 0), (1, 6, 0))
+    assert cuts(_layer(32, 7, 5, 1), tile.pixels) == ((2, 3, 2), (2, 3, 2))
+    assert cuts(_layer(32, 3, 5, 1), tile.pixels) == ((3, 0, 0), (3, 0, 0))
     inside = [y for y in range(14) if 2 * y >= 1 and 2 * y + 1 < 28]
-    assert cuts(_layer(32, 28, 3, 2), tile)[0] == (1, len(inside), 0)
+    assert cuts(_layer(32, 28, 3, 2), tile.pixels)[0] == (1, len(inside), 0)
