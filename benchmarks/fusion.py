@@ -90,6 +90,12 @@ def _gate(b: Builder, x: Any) -> Any:
     return b.sigmoid(_conv_bias(b, squeezed, c))
 
 
+def _squeezed(b: Builder, x: Any) -> Any:
+    """144 channels, squeeze-and-excitation, and 24 (EfficientNet)."""
+    y = b.relu(_conv_bias(b, x, 144))
+    return _conv_bias(b, b.mul(y, _gate(b, y)), 24)
+
+
 def _inverted_residual(b: Builder, x: Any) -> Any:
     """Six times the channels, a depthwise convolution of them, and back (MobileNetV2)."""
     c = x.type.shape[1]
@@ -137,6 +143,7 @@ CASES: tuple[Case, ...] = (
     Case("residual", "resnet50"),
     Case("scale", "1x1, relu, scale", lambda b, x: b.mul(b.relu(_conv_bias(b, x, 64)), _per_channel(64))),
     Case("gate", "1x1, bias, gate", lambda b, x: b.mul(_conv_bias(b, x, 64), _gate(b, x))),
+    Case("gate", "1x1, gate, 1x1", _squeezed),
     Case("gate", "efficientnet_b0"),
     Case("depthwise", "1x1, depthwise, 1x1", _inverted_residual, channels=24),
     Case("depthwise", "mobilenetv2"),

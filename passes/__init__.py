@@ -9,6 +9,7 @@ from cnncc.passes.constants import fold_constants
 from cnncc.passes.conv_transpose import lower_conv_transpose
 from cnncc.passes.dilation import lower_dilation
 from cnncc.passes.duplicates import merge_duplicates
+from cnncc.passes.gates import gate_weights
 from cnncc.passes.layouts import lay_out
 from cnncc.passes.manager import Context, Pass, Step, run_passes
 from cnncc.passes.outputs import separate_outputs
@@ -27,6 +28,7 @@ FOLD_PAD = Step("fold-pad", fold_pad)
 FOLD_BATCHNORM = Step("fold-batchnorm", fold_batchnorm)
 SINK_TRANSPOSES = Step("sink-transposes", sink_transposes)
 LOWER_DILATION = Step("lower-dilation", lower_dilation)
+GATE_WEIGHTS = Step("gate-weights", gate_weights)
 ORDER_POOLS = Step("order-pools", order_pools)
 FLATTEN_MATMUL = Step("flatten-matmul", flatten_matmul)
 LOWER_CONV_TRANSPOSE = Step("lower-conv-transpose", lower_conv_transpose)
@@ -51,6 +53,7 @@ INFERENCE: tuple[Pass, ...] = (
     FOLD_PAD,
     FOLD_BATCHNORM,
     ORDER_POOLS,
+    GATE_WEIGHTS,
     LOWER_CONV_TRANSPOSE,
     LOWER_DILATION,
     FLATTEN_MATMUL,

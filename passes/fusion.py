@@ -13,7 +13,8 @@ KINDS: dict[str, str] = {
     "activation": "formulas of the anchor's result alone: ReLU, SiLU, clip, ...",
     "residual": "a computed tensor, added to the anchor's result (or multiplied with it)",
     "scale": "a product with constants behind an anchor",
-    "gate": "a product with a computed number per channel (squeeze-and-excitation), on either side of a convolution",
+    "gate": "a product with a computed number per channel (squeeze-and-excitation), behind an anchor, inside of the "
+    "1x1 convolution behind it, or in that one's weights",
     "depthwise": "a depthwise convolution, inside of the 1x1 convolution behind it",
     "pre-activation": "other elementwise operations, inside of the 1x1 convolution behind them (DenseNet)",
     "reduction": "what is computed for a reduction or a pool alone, inside of it",
