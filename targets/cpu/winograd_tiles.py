@@ -17,6 +17,7 @@ from cnncc.targets.target import Target
 
 STACK = 640 << 10  # bytes of scratch a thread may use
 ITEMSIZE = 4  # float32
+NEARLY, ENOUGH = 1.4, 5.5  # times the least growth of errors, up to this one, that sums apart are given up for
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,20 @@ def channel_blocks(p: ConvProblem, block: int) -> int:
 
 
 def partial_blocks(p: ConvProblem, target: Target) -> int:
-    """Blocks of input channels that are summed apart: of the divisors of them all the one with the least `growth`.
+    """Blocks of input channels that are summed apart, of the divisors of them all: the most with which errors are
+    nearly as small as they can be, since each sum costs additions and stores; as small as they can be where the
+    transforms of 5 taps and more along both axes amplify them.
 
     LLVM unrolls a sum of 8 products beyond the registers, on NEON one of 16."""
     total, block = channel_blocks(p, target.block), target.block
     channels = 24 if target.fma and target.vector_bits == 128 else 16
     least = min(total, -(-channels // block))
-    return min((d for d in _divisors(total) if d >= least), key=lambda part: _growth(part * block, total * block))
+    grown = {d: _growth(d * block, total * block) for d in _divisors(total) if d >= least}
+    best = min(grown.values())
+    sensitive = p.rank > 1 and min(p.kernel[-2:]) > 3
+    return max(
+        d for d, growth in grown.items() if growth == best or (growth <= min(NEARLY * best, ENOUGH) and not sensitive)
+    )
 
 
 def growth(p: ConvProblem, target: Target) -> float:
