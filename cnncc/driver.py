@@ -63,7 +63,7 @@ def compile(
     target: "native", "avx2", "avx512", "cuda", "cuda:sm_90", ... or a Target record.
     threads: threads a run may use (default: the processors this process may use).
     shapes: {"input": (1, 3, 224, 224)} fixes symbolic dimensions. Left out, a symbolic batch stays symbolic.
-    accuracy: "strict" (the sums of the definition), "default" (Winograd where its bound holds), "fast".
+    accuracy: "strict" (the sums of the definition), "default" (also Winograd and FFT, where their bounds hold), "fast".
     passes: what runs in place of `cnncc.passes.INFERENCE`; it must end with `cnncc.passes.LOWERING`.
     dump: a folder for the IR after every pass.
     tuning: a database that `cnncc tune` wrote; left out, the user's where there is one (CNNCC_TUNING, else tuning.jsonl
