@@ -8,6 +8,7 @@ from typing import Any
 from cnncc.ir.dims import Dim, product, substitute
 from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import anchor
+from cnncc.ir.types import Type
 from cnncc.ops.window import Window, geometry
 from cnncc.ops.winograd_matrices import axes
 from cnncc.targets.problem import FUSED, HINT, ConvProblem, FusedProblem, MatmulProblem, PoolBehind, PoolProblem
@@ -127,6 +128,24 @@ def _pool(node: Node) -> PoolProblem | None:
         node.op.removesuffix("_pool"), _batch(x.shape[0]), size[0], size[1:], out, g.kernel, g.strides,
         (*g.begin, *g.end), g.dilations, include, x.dtype,
     )  # fmt: skip
+
+
+def padded_alike(body: Graph) -> bool:
+    """Whether every operand has blocks along the axes that the results have blocks along, or does not have those."""
+    results = [v.type for v in body.outputs]
+    blocks = results[0].layout.blocks
+    if not blocks or any(t.layout.blocks != blocks for t in results):
+        return False
+
+    def alike(type_: Type) -> bool:
+        if type_.rank != results[0].rank:
+            return type_.rank == 0
+        return all(
+            type_.shape[a] == 1 or (type_.layout.factor(a) == f and type_.shape[a] == results[0].shape[a])
+            for a, f in blocks
+        )
+
+    return all(alike(v.type) for v in body.inputs)
 
 
 _MAKERS: dict[str, Callable[[Node], Any]] = {"conv": _conv, "matmul": _matmul, "pool": _pool}

@@ -21,7 +21,7 @@ from cnncc.ops.lowering import TVM_DTYPE, Lowering, Operand, element_at
 from cnncc.ops.registry import lookup
 from cnncc.passes.tiles import tile_record
 from cnncc.runtime.native import import_tvm
-from cnncc.targets.describe import describe_convolution, describe_kernel, pool_behind
+from cnncc.targets.describe import describe_convolution, describe_kernel, padded_alike, pool_behind
 from cnncc.targets.outside import outside_code
 from cnncc.targets.table import find_algorithm
 from cnncc.targets.target import Target
@@ -122,6 +122,12 @@ def lower_kernel(node: Node, target: Target) -> Lowered:
     func = unscheduled(node, defined)
     algorithm = find_algorithm(target, node.attrs.algorithm)
     if algorithm is None:
+        if target.kind == "cpu" and not node.attrs.pitches and not node.attrs.in_place:
+            from cnncc.targets.cpu.transposed import changes_blocks, transpose_blocks
+
+            if changes_blocks(node.body, target):
+                x, y = func.params
+                return Lowered(transpose_blocks(x, y, node.body, target), (), "elementwise")
         return _schedule_generic(func, target, defined.c)
     schedule = s_tir.Schedule(IRModule({"main": func}))
     algorithm.schedule(schedule, describe_kernel(node), defined.tile, target)
@@ -210,24 +216,6 @@ def _renamed(body: Graph) -> Graph:
     return copy
 
 
-def _padded_alike(body: Graph) -> bool:
-    """Whether every operand has blocks along the axes that the results have blocks along, or does not have those."""
-    results = [v.type for v in body.outputs]
-    blocks = results[0].layout.blocks
-    if not blocks or any(t.layout.blocks != blocks for t in results):
-        return False
-
-    def alike(type_: Type) -> bool:
-        if type_.rank != results[0].rank:
-            return type_.rank == 0
-        return all(
-            type_.shape[a] == 1 or (type_.layout.factor(a) == f and type_.shape[a] == results[0].shape[a])
-            for a, f in blocks
-        )
-
-    return all(alike(v.type) for v in body.inputs)
-
-
 class _Evaluator:
     """Builds the expressions of one kernel's body."""
 
@@ -242,7 +230,7 @@ class _Evaluator:
             self.arguments.append(operand.tensor)
             self.known[value] = operand
         self.anchor = anchor(body)
-        self.c.padded = body.outputs[0].type if _padded_alike(body) else None
+        self.c.padded = body.outputs[0].type if padded_alike(body) else None
         self.tile: Any = None
 
     def results(self, node: Node) -> list[Any]:
