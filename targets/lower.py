@@ -23,6 +23,7 @@ from cnncc.passes.tiles import tile_record
 from cnncc.runtime.native import import_tvm
 from cnncc.targets.describe import describe_convolution, describe_kernel, padded_alike, pool_behind
 from cnncc.targets.outside import outside_code
+from cnncc.targets.pitches import apart
 from cnncc.targets.table import find_algorithm
 from cnncc.targets.target import Target
 
@@ -89,28 +90,8 @@ def unscheduled(node: Node, defined: Defined) -> Any:
     # A reducer names its operand several times; where that is an expression with variables, each needs its own.
     func = s_tir.transform.ConvertSSA()(IRModule({"main": func}))["main"]
     if node.attrs.pitches:
-        func = _apart(func, node.attrs.pitches)
+        func = apart(func, node.attrs.pitches)
     return func.with_attr("tirx.noalias", False) if node.attrs.in_place else func
-
-
-def _apart(func: Any, pitches: Sequence[int]) -> Any:
-    """The function with images of its parameters so many elements apart (0: one behind the other)."""
-    import tvm_ffi
-    from tvm import ir, tirx
-
-    laid = {}
-    for parameter, pitch in zip(func.params, pitches, strict=True):
-        if pitch:
-            strides = [1]
-            for extent in reversed(list(parameter.shape)[2:]):
-                strides.append(strides[-1] * int(extent))
-            steps = [tirx.const(s, "int64") for s in (pitch, *reversed(strides))]
-            laid[parameter] = tirx.decl_buffer(
-                parameter.shape, parameter.dtype, parameter.name, strides=steps,
-                data_alignment=parameter.data_alignment,
-            )  # fmt: skip
-    body = tvm_ffi.structural_map(func.body, (ir.Var, lambda v: laid.get(v, v)))
-    return tirx.PrimFunc([laid.get(p, p) for p in func.params], body, func.ret_type, func.attrs)
 
 
 def lower_kernel(node: Node, target: Target) -> Lowered:
