@@ -10,7 +10,6 @@ from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import anchor
 from cnncc.ir.types import Type
 from cnncc.ops.window import Window, geometry
-from cnncc.ops.winograd_matrices import axes
 from cnncc.targets.problem import FUSED, HINT, ConvProblem, FusedProblem, MatmulProblem, PoolBehind, PoolProblem
 
 Problem = ConvProblem | FusedProblem | MatmulProblem | PoolProblem
@@ -67,7 +66,7 @@ def _conv(node: Node) -> ConvProblem | None:
     if size is None or not isinstance(x.shape[1], int):
         return None
     if node.op == "winograd_conv":
-        g, groups, oc = node.attrs.geometry([int(d) for d in w.shape]), 1, w.shape[axes(x.rank - 2)]
+        g, groups, oc = node.attrs.geometry([int(d) for d in w.shape]), 1, w.shape[0]
     elif node.op == "fft_conv":
         groups, oc = node.attrs.groups, node.outputs[0].type.shape[1]
         g = geometry(Window((), node.attrs.pads, node.attrs.dilations), node.attrs.kernel)

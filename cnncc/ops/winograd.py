@@ -38,17 +38,17 @@ class WinogradAttrs:
         last, lead = axes(r), max(0, r - 2)
         depth = [int(d) for d in u[last + 1 : last + 1 + lead]]
         strides, dilations = (self.depth[0],) * lead + (1,) * last, (self.depth[1],) * lead + (1,) * last
-        taps = [int(alpha) - self.m + 1 if alpha != 1 else 1 for alpha in u[:last]]
+        taps = [int(alpha) - self.m + 1 if alpha != 1 else 1 for alpha in u[1 : last + 1]]
         return Geometry((*depth, *taps), strides, self.pads[:r], self.pads[r:], dilations)
 
 
 def _weights_infer(attrs: WinogradAttrs, w: Type) -> Type:
-    """w [M, C, (D,) r, s] --> [alpha, beta, M, (D,) C], alpha = m + r - 1 (1 for r = 1); in 1-D [alpha, M, C]."""
+    """w [M, C, (D,) r, s] --> [M, alpha, beta, (D,) C], alpha = m + r - 1 (1 for r = 1); in 1-D [M, alpha, C]."""
     if w.rank not in (3, 4, 5):
         raise GraphError(f"weights must be of one to three spatial axes, got {w}")
     last = axes(w.rank - 2)
     tile = [len(matrices(side(attrs.m, int(taps)), int(taps))[1]) for taps in w.shape[-last:]]
-    return w.with_(shape=(*tile, w.shape[0], *w.shape[2:-last], w.shape[1]))
+    return w.with_(shape=(w.shape[0], *tile, *w.shape[2:-last], w.shape[1]))
 
 
 def _dot(c: Lowering, rows: Matrix, k: Any, values: Sequence[Any]) -> Any:
@@ -66,23 +66,25 @@ def _dot(c: Lowering, rows: Matrix, k: Any, values: Sequence[Any]) -> Any:
 
 
 def _weights_compute(c: Lowering, attrs: WinogradAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:
-    """A stage for each transformed axis: in front those of the tile that are made, behind the taps that are left."""
+    """A stage for each transformed axis: behind the output channel those of the tile that are made, at the end the taps
+    that are left."""
     (w,) = xs
     last = axes(w.type.rank - 2)
-    tile, inner, taps = outs[0].shape[:last], outs[0].shape[last:], [int(d) for d in w.type.shape[-last:]]
+    (m, *tile), inner = outs[0].shape[: last + 1], outs[0].shape[last + 1 :]
+    taps = [int(d) for d in w.type.shape[-last:]]
 
-    def read(*i: Any) -> Any:
-        (m, *depth, k), tap = i[: len(inner)], i[len(inner) :]
+    def read(m: Any, *i: Any) -> Any:
+        (*depth, k), tap = i[: len(inner)], i[len(inner) :]
         return w(m, k, *depth, *tap)
 
     def step(before: Callable[..., Any], axis: int) -> Operand:
         g, at = matrices(side(attrs.m, taps[axis]), taps[axis])[2], axis + 1 + len(inner)
 
-        def value(*i: Any) -> Any:
-            values = [before(*i[:axis], *i[axis + 1 : at], tap, *i[at:]) for tap in range(taps[axis])]
+        def value(m: Any, *i: Any) -> Any:
+            values = [before(m, *i[:axis], *i[axis + 1 : at], tap, *i[at:]) for tap in range(taps[axis])]
             return _dot(c, g, i[axis], values)
 
-        shape = (*tile[: axis + 1], *inner, *taps[axis + 1 :])
+        shape = (m, *tile[: axis + 1], *inner, *taps[axis + 1 :])
         return c.stage(outs[0] if axis + 1 == last else Type(w.type.dtype, shape), value, f"weights{axis}")
 
     first = step(read, 0)
@@ -109,7 +111,7 @@ winograd_weights = define(
 
 
 def _conv_infer(attrs: WinogradAttrs, x: Type, u: Type) -> Type:
-    """x [N, C, (D,) H, W], u [alpha, beta, M, (K,) C] --> [N, M, (D',) H + p - r + 1, W + p - s + 1]; in 1-D the same
+    """x [N, C, (D,) H, W], u [M, alpha, beta, (K,) C] --> [N, M, (D',) H + p - r + 1, W + p - s + 1]; in 1-D the same
     without H and alpha."""
     check_operands("x and u", x, u)
     if x.rank not in (3, 4, 5) or u.rank != x.rank or len(attrs.pads) != 2 * (x.rank - 2):
@@ -119,7 +121,7 @@ def _conv_infer(attrs: WinogradAttrs, x: Type, u: Type) -> Type:
     geometry = attrs.geometry([int(d) for d in u.shape])
     for taps in geometry.kernel[-axes(x.rank - 2) :]:
         matrices(side(attrs.m, taps), taps)
-    return Type(x.dtype, (x.shape[0], u.shape[axes(x.rank - 2)], *geometry.out(x.shape[2:])))
+    return Type(x.dtype, (x.shape[0], u.shape[0], *geometry.out(x.shape[2:])))
 
 
 def _geometry(attrs: WinogradAttrs, u: Type) -> Geometry:
@@ -128,7 +130,7 @@ def _geometry(attrs: WinogradAttrs, u: Type) -> Geometry:
 
 def _conv_reference(attrs: WinogradAttrs, x: np.ndarray, u: np.ndarray) -> np.ndarray:
     if x.ndim == 3:
-        return _plane_reference(attrs.m, (0, attrs.pads[0], 0, attrs.pads[1]), x[:, :, None], u[None])[:, :, 0]
+        return _plane_reference(attrs.m, (0, attrs.pads[0], 0, attrs.pads[1]), x[:, :, None], u[:, None])[:, :, 0]
     if x.ndim == 4:
         return _plane_reference(attrs.m, attrs.pads, x, u)
     (stride, step), (before, _, _, after, _, _), taps = attrs.depth, attrs.pads, u.shape[3]
@@ -143,7 +145,7 @@ def _conv_reference(attrs: WinogradAttrs, x: np.ndarray, u: np.ndarray) -> np.nd
 
 
 def _plane_reference(m: int, pads: Sequence[int], x: np.ndarray, u: np.ndarray) -> np.ndarray:
-    alpha = u.shape[:2]
+    alpha = u.shape[1:3]
     taps = [a - m + 1 if a > 1 else 1 for a in alpha]
     tile = [side(m, r) for r in taps]
     (at, bt), (at2, bt2) = (
@@ -155,9 +157,9 @@ def _plane_reference(m: int, pads: Sequence[int], x: np.ndarray, u: np.ndarray) 
     xp = np.pad(x, [(0, 0), (0, 0), *((pads[k], ends[k] - x.shape[2 + k] - pads[k]) for k in range(2))])
     windows = np.lib.stride_tricks.sliding_window_view(xp, alpha, axis=(2, 3))[:, :, :: tile[0], :: tile[1]]
     v = np.einsum("ai,bj,nctsij->abncts", bt, bt2, windows, optimize=True)
-    product = np.einsum("abncts,abmc->abnmts", v, u, optimize=True)
+    product = np.einsum("abncts,mabc->abnmts", v, u, optimize=True)
     y = np.einsum("oa,pb,abnmts->nmtosp", at, at2, product, optimize=True)
-    whole = y.reshape(x.shape[0], u.shape[2], tiles[0] * tile[0], tiles[1] * tile[1])
+    whole = y.reshape(x.shape[0], u.shape[0], tiles[0] * tile[0], tiles[1] * tile[1])
     return np.ascontiguousarray(whole[:, :, : out[0], : out[1]])
 
 
@@ -169,7 +171,7 @@ def _conv_compute(c: Lowering, attrs: WinogradAttrs, outs: Sequence[Type], xs: S
     x, u = xs
     g = _geometry(attrs, u.type)
     last = axes(x.type.rank - 2)
-    taps, alpha = g.kernel[-last:], u.type.shape[:last]
+    taps, alpha = g.kernel[-last:], u.type.shape[1 : last + 1]
     tile = [side(attrs.m, r) for r in taps]
     at, bt = zip(*(matrices(m, r)[:2] for m, r in zip(tile, taps, strict=True)), strict=True)
     n, oc, *depth = outs[0].shape[:-last]
@@ -201,7 +203,7 @@ def _conv_compute(c: Lowering, attrs: WinogradAttrs, outs: Sequence[Type], xs: S
     def summed(*i: Any) -> Any:
         within, (b, o, *d), at_tile = i[:last], i[last:-last], i[-last:]
         plane = [p * attrs.depth[0] + k * attrs.depth[1] for p, k in zip(d, rd, strict=True)]
-        return te.sum(v(*within, b, rc, *plane, *at_tile) * u(*within, o, *rd, rc), axis=[*rd, rc])
+        return te.sum(v(*within, b, rc, *plane, *at_tile) * u(o, *within, *rd, rc), axis=[*rd, rc])
 
     y = c.stage(Type(dtype, (*alpha, n, oc, *depth, *tiles)), summed, "product")
     for axis in range(last):
@@ -228,13 +230,13 @@ winograd_conv = define(
     no_grad=_NO_GRAD,
     compute=_conv_compute,
     samples=(
-        Sample((Arg((2, 3, 7, 6)), Arg((6, 6, 4, 3))), WinogradAttrs(4, (1, 1, 1, 1))),
-        Sample((Arg((1, 2, 5, 4)), Arg((4, 4, 3, 2))), WinogradAttrs(2, (1, 0, 0, 1))),
-        Sample((Arg((2, 3, 4, 7, 6)), Arg((6, 6, 4, 3, 3))), WinogradAttrs(4, (1, 1, 1, 1, 1, 1))),
-        Sample((Arg((1, 2, 7, 5, 4)), Arg((4, 4, 3, 2, 2))), WinogradAttrs(2, (0, 1, 0, 1, 0, 1), (2, 3))),
-        Sample((Arg((2, 3, 9)), Arg((6, 4, 3))), WinogradAttrs(4, (1, 2))),
-        Sample((Arg((1, 2, 4, 9)), Arg((1, 10, 3, 2))), WinogradAttrs(4, (0, 3, 0, 3))),
-        Sample((Arg((1, 2, 7, 6)), Arg((6, 4, 3, 2))), WinogradAttrs(2, (2, 1, 2, 1))),
+        Sample((Arg((2, 3, 7, 6)), Arg((4, 6, 6, 3))), WinogradAttrs(4, (1, 1, 1, 1))),
+        Sample((Arg((1, 2, 5, 4)), Arg((3, 4, 4, 2))), WinogradAttrs(2, (1, 0, 0, 1))),
+        Sample((Arg((2, 3, 4, 7, 6)), Arg((4, 6, 6, 3, 3))), WinogradAttrs(4, (1, 1, 1, 1, 1, 1))),
+        Sample((Arg((1, 2, 7, 5, 4)), Arg((3, 4, 4, 2, 2))), WinogradAttrs(2, (0, 1, 0, 1, 0, 1), (2, 3))),
+        Sample((Arg((2, 3, 9)), Arg((4, 6, 3))), WinogradAttrs(4, (1, 2))),
+        Sample((Arg((1, 2, 4, 9)), Arg((3, 1, 10, 2))), WinogradAttrs(4, (0, 3, 0, 3))),
+        Sample((Arg((1, 2, 7, 6)), Arg((3, 6, 4, 2))), WinogradAttrs(2, (2, 1, 2, 1))),
     ),
     doc="Convolution of stride 1 in its last two axes, with weights transformed by winograd_weights.",
 )

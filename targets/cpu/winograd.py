@@ -150,7 +150,7 @@ def _product(p: ConvProblem, tile: WinogradTile, columns: Any, w: Any, shape: tu
         *o, c, t, u, ci = rest
         at = first + rc
         where = (at // real, at % real) if p.rank == 3 else (at,)
-        weight = w(j, c, *where, ri, ci) if flat else w(i, j, c, *where, ri, ci)
+        weight = w(c, j, *where, ri, ci) if flat else w(c, i, j, *where, ri, ci)
         return te.sum(columns(i, j, *o, at, t, u, ri) * weight, axis=[rc, ri])
 
     if chunk == blocks:
@@ -322,8 +322,8 @@ def _pooled(p: ConvProblem, target: Target, m: int) -> str | None:
 
 
 def _layouts(p: ConvProblem, target: Target) -> Layouts:
-    b, last = target.block, axes(p.rank)
-    return Layouts(channels(b), Layout(((p.rank + 1, b), (last, b))), channels(b))
+    b = target.block
+    return Layouts(channels(b), Layout(((p.rank + 1, b), (0, b))), channels(b))
 
 
 def _make(m: int) -> Algorithm:

@@ -146,21 +146,21 @@ class Counting:
 def test_weights_are_transformed_in_double_precision() -> None:
     w = np.random.default_rng(0).standard_normal((5, 7, 3, 3)).astype(np.float32)
     g = as_array(matrices(4, 3)[2])
-    expected = np.einsum("ik,ockl,jl->ijoc", g, w.astype(np.float64), g)
+    expected = np.einsum("ik,ockl,jl->oijc", g, w.astype(np.float64), g)
     found = transform_weights(w, 4)
     assert found.dtype == np.float32
-    assert found.shape == (6, 6, 5, 7)
+    assert found.shape == (5, 6, 6, 7)
     np.testing.assert_array_equal(found, expected.astype(np.float32))
 
 
 def test_weights_of_other_kernels() -> None:
     w = np.random.default_rng(0).standard_normal((5, 7, 1, 5, 7)).astype(np.float32)
     five, seven = as_array(matrices(2, 5)[2]), as_array(matrices(2, 7)[2])
-    expected = np.einsum("ik,ocdkl,jl->ijodc", five, w.astype(np.float64), seven)
+    expected = np.einsum("ik,ocdkl,jl->oijdc", five, w.astype(np.float64), seven)
     np.testing.assert_allclose(transform_weights(w, 2), expected, rtol=0, atol=1e-5)
     line = transform_weights(w[:, :, 0, 0, :], 4)
-    assert line.shape == (10, 5, 7)
-    np.testing.assert_array_equal(transform_weights(w[:, :, 0, :1, :], 4), line[None])
+    assert line.shape == (5, 10, 7)
+    np.testing.assert_array_equal(transform_weights(w[:, :, 0, :1, :], 4), line[:, None])
 
 
 def test_bad_weights_and_tiles_are_named() -> None:
