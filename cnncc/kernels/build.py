@@ -55,7 +55,7 @@ def _compile(func: Any, target: Target, symbol: str, team: bool = False) -> Any:
 
     module = tvm.IRModule({symbol: func.with_attr("global_symbol", symbol)})
     try:
-        return tvm.compile(module, target=to_tvm(target), tir_pipeline=pipeline(team)).mod
+        return tvm.compile(module, target=to_tvm(target), tir_pipeline=pipeline(team, target.fma)).mod
     except (ValueError, TypeError, RuntimeError) as error:
         raise ScheduleError(f"{symbol}: code generation for {target.name} failed: {error}") from error
 

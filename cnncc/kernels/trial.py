@@ -192,5 +192,5 @@ def build(algorithm: Algorithm, problem: Problem, target: Target, tile: Any = No
     sch = Schedule(te.create_prim_func([x, w, bias, out]))
     algorithm.schedule(sch, problem, tile, target)
     func, workspaces = hoist_workspaces(sch.mod["main"])
-    built = tvm.compile(tvm.IRModule({"main": func}), target=to_tvm(target), tir_pipeline=pipeline())
+    built = tvm.compile(tvm.IRModule({"main": func}), target=to_tvm(target), tir_pipeline=pipeline(ahead=target.fma))
     return Trial(problem, layouts, tile, built, shapes, prepare, tuple(shape for shape, _ in workspaces))

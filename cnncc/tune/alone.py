@@ -17,6 +17,7 @@ from cnncc.ir.parser import parse
 from cnncc.ir.types import Type
 from cnncc.kernels.build import KernelSource, build_all
 from cnncc.kernels.cache import Cache
+from cnncc.kernels.workspaces import find_workspaces
 from cnncc.passes import PASSES, Context, run_passes
 from cnncc.runtime.arena import ALIGNMENT, aligned, empty
 from cnncc.runtime.executable import Executable
@@ -99,12 +100,16 @@ def build(kernel: Kernel, tile: Pairs, target: Target, cache: Cache, rounds: int
     node.attrs = replace(node.attrs, tile=tile)
     key = kernel_key(node)
     symbol = kernel_symbol(node, key)
-    objects = build_all(
-        {symbol: KernelSource(key, lambda: lower_kernel(node, target).func)}, target, jobs=1, cache=cache
-    )
+    source = KernelSource(key, lambda: lower_kernel(node, target).func)
+    objects = build_all({symbol: source}, target, jobs=1, cache=cache)
     buffers: list[Buffer] = []
     constants: dict[str, np.ndarray] = {}
     calls, ports, end = [], [], 0
+    for i, type_ in enumerate(find_workspaces(node, source, symbol, target)):
+        shape = kernel.extents(type_.shape)
+        buffers.append(Buffer(f"workspace{i}", type_.numpy.name, shape, "arena", end))
+        end += _room(shape, type_.numpy.itemsize)
+    workspaces = range(len(buffers))
     for k, arrays in enumerate(kernel.copies):
         first = len(buffers)
         for i, array in enumerate(arrays):
@@ -117,8 +122,8 @@ def build(kernel: Kernel, tile: Pairs, target: Target, cache: Cache, rounds: int
                 buffers.append(Buffer(f"y{i}", dtype.name, shape, "output"))
             else:
                 buffers.append(Buffer(f"y{k}.{i}", dtype.name, shape, "arena", end))
-                end += -(-int(np.prod(shape)) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
-        calls.append(Call(symbol, tuple(range(first, len(buffers)))))
+                end += _room(shape, dtype.itemsize)
+        calls.append(Call(symbol, (*range(first, len(buffers)), *workspaces)))
     program = Program(
         buffers=tuple(buffers), calls=tuple(calls * rounds), inputs=(), outputs=tuple(ports), kernels=objects,
         constants=constants, arena=end, threads=target.threads, target=asdict(target),
@@ -143,6 +148,11 @@ def _logical(value: Value, arrays: dict[str, np.ndarray]) -> np.ndarray:
     if value.data is not None:
         return value.data
     return arrays[value.name] if value.node is None else _logical(next(value.node.operands()), arrays)
+
+
+def _room(shape: tuple[int, ...], itemsize: int) -> int:
+    """Bytes of an array, up to where the next may begin."""
+    return -(-int(np.prod(shape)) * itemsize // ALIGNMENT) * ALIGNMENT
 
 
 def _extents(shape: Sequence[object], batch: int) -> tuple[int, ...]:

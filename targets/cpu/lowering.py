@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 
-def lower(team: bool) -> tuple[Any, Any, Any]:
-    """The passes on the module, and those that finish host and device functions. `team`: loops are shared out."""
+def lower(team: bool, ahead: bool) -> tuple[Any, Any, Any]:
+    """The passes on the module, and those that finish host and device functions. `team`: loops are shared out.
+    `ahead`: large weights are fetched ahead."""
     import tvm
     from tvm.s_tir import transform as s
     from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
@@ -18,7 +19,7 @@ def lower(team: bool) -> tuple[Any, Any, Any]:
 
     lets = tvm.transform.module_pass(_store_lets, opt_level=0, name="cnncc.StoreLets")
     straight = tvm.transform.module_pass(_straighten, opt_level=0, name="cnncc.Straighten")
-    ahead = tvm.transform.module_pass(_fetch_ahead, opt_level=0, name="cnncc.FetchAhead")
+    prefetch = tvm.transform.module_pass(_fetch_ahead, opt_level=0, name="cnncc.FetchAhead")
     share = tvm.transform.module_pass(_share_out, opt_level=0, name="cnncc.ShareOut")
     blocks_to_loops = [
         s.ConvertSSA(),  # partitioned loops and inlined stages repeat expressions with their variables
@@ -42,7 +43,7 @@ def lower(team: bool) -> tuple[Any, Any, Any]:
         t.StorageRewrite(),
         s.HoistIfThenElse(),
         t.UnrollLoop(),
-        ahead,
+        *([prefetch] if ahead else []),
         s.RenormalizeSplitPattern(),
         t.StmtSimplify(),
         t.RemoveNoOp(),

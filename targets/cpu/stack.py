@@ -16,25 +16,27 @@ LIMIT = 1 << 20  # bytes; what is larger stays a workspace (and fails the tests,
 _LINE = 64
 
 
-def pipeline(team: bool = False) -> str:
+def pipeline(team: bool = False, ahead: bool = True) -> str:
     """The name of the TIR pipeline for CPU kernels, for `tvm.compile(..., tir_pipeline=pipeline())`.
 
     It is that of `lowering`, followed by the pass of this module. `team`: for kernels that a team of threads runs.
+    `ahead`: large weights are fetched ahead, which pays where a multiplication and an addition are one instruction;
+    otherwise products are slower than memory.
     """
     from tvm.tirx import compilation_pipeline
 
-    name = NAME + "_team" * team
+    name = NAME + "_team" * team + "_ahead" * ahead
     if name not in compilation_pipeline.PIPELINE_MAP:
-        compilation_pipeline.register_tir_pipeline(name, functools.partial(_stages, team))
+        compilation_pipeline.register_tir_pipeline(name, functools.partial(_stages, team, ahead))
     return name
 
 
-def _stages(team: bool) -> tuple[Any, Any, Any]:
+def _stages(team: bool, ahead: bool) -> tuple[Any, Any, Any]:
     import tvm
 
     from cnncc.targets.cpu.lowering import lower
 
-    passes, host, device = lower(team)
+    passes, host, device = lower(team, ahead)
     keep = tvm.transform.module_pass(keep_on_stack, opt_level=0, name="cnncc.KeepOnStack")
     return tvm.transform.Sequential([passes, keep]), host, device
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.kernels import ZEN3, ZEN4
+from benchmarks.kernels import SSE, ZEN3, ZEN4
 from benchmarks.onednn import parse
 from cnncc.kernels.trial import build
 from cnncc.targets.cpu import prefetch
@@ -28,6 +28,10 @@ def prefetches(text: str, algorithm: str, target) -> int:
 def test_large_weights_are_fetched_ahead(target):
     assert prefetches(LARGE, "direct", target) >= 1
     assert prefetches(SMALL, "direct", target) == 0
+
+
+def test_products_without_fused_multiply_add_are_slower_than_memory():
+    assert prefetches(LARGE, "direct", SSE) == 0
 
 
 def test_weights_that_are_used_once_are_left_to_the_processor():
