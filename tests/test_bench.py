@@ -394,6 +394,14 @@ def test_command_passes_its_options_on(tiny, tmp_path, monkeypatch):
     assert len(asked) == 1
 
 
+def test_command_shows_the_kernels(tiny, monkeypatch):
+    monkeypatch.setattr("cnncc.bench.run_bench", lambda *a, **k: _found(1))
+    arguments = ["bench", tiny, "--profile", "--threads", "1"]
+    data = json.loads(CliRunner().invoke(group, [*arguments, "--json"]).output)
+    assert any("conv" in row["ops"] for row in data["profile"]["kernels"])
+    assert "roof" in CliRunner().invoke(group, arguments).output.lower()
+
+
 def test_machine_is_named_by_its_processor():
     machine = {"processor": "Intel(R) Xeon(R) CPU E5 @ 2.00GHz", "instructions": ["avx2"], "processors": 4}
     assert machine_slug(machine) == "intel-xeon-e5-avx2-4p"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnncc.cli.common import ShapeType, console, json_option, print_json
+from cnncc.cli.profile_command import show
+
+if TYPE_CHECKING:
+    from cnncc.profile import Profile
 
 
 @click.command("bench")
@@ -34,6 +39,7 @@ from cnncc.cli.common import ShapeType, console, json_option, print_json
 @click.option(
     "--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True, help="cpu: processor time."
 )
+@click.option("--profile", "with_profile", is_flag=True, help="Also time every kernel, as `cnncc profile` does.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Write a chart to this .png or .svg file.")
 @json_option
 def command(
@@ -46,6 +52,7 @@ def command(
     rounds: int,
     duration: float,
     clock: Any,
+    with_profile: bool,
     plot_file: Path | None,
     as_json: bool,
 ) -> None:
@@ -70,12 +77,33 @@ def command(
             instances=instances,
             progress=status.update,
         )
+        status.update("timing the kernels")
+        kernels = _profile(model, fixed, batch, threads) if with_profile else None
     if plot_file is not None:
         plot(result, plot_file)
     if as_json:
-        print_json(result.to_dict())
-    else:
-        console().print(table(result))
+        print_json(result.to_dict() | ({"profile": kernels.to_dict()} if kernels else {}))
+        return
+    console().print(table(result))
+    if kernels is not None:
+        show(kernels)
+
+
+def _profile(model: str, shapes: Any, batch: int, threads: int | None) -> Profile:
+    """The kernels of what was timed, in this process: the other processes have ended."""
+    import tempfile
+
+    import numpy as np
+
+    import cnncc
+    from cnncc.bench.model import prepare
+    from cnncc.profile import profile
+
+    with tempfile.TemporaryDirectory(prefix="cnncc-bench-") as scratch:
+        prepared = prepare(model, shapes, scratch, batch, seed=0)
+        executable = cnncc.compile(prepared.onnx, threads=threads, shapes=prepared.shapes)
+        with np.load(prepared.feeds) as arrays:
+            return replace(profile(executable, dict(arrays)), name=prepared.label)
 
 
 class _Quiet:
