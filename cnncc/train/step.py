@@ -22,9 +22,9 @@ from cnncc.passes.manager import Context
 from cnncc.passes.pooling import order_pools
 from cnncc.targets.machine import find_target
 from cnncc.targets.target import Target
+from cnncc.train.update import Update
 
 NEW = ".next"  # suffix of the output that replaces a state input
-RATE = "learning_rate"
 
 
 class TrainStep:
@@ -33,6 +33,7 @@ class TrainStep:
     model: a cnncc.nn module, or a Graph (from ONNX: its floating-point constants of rank 1 or more are trained).
     loss: "cross_entropy", "mse", or a function (builder, output, target) -> scalar value.
     optimizer: cnncc.optim.SGD(...); its `lr` may be changed between steps, which compiles nothing.
+    clip_norm, clip_value: bounds of the gradients (see `cnncc.train.update.Update`).
 
     The first call fixes the shapes except the batch, and compiles; another batch size compiles nothing.
     """
@@ -44,9 +45,12 @@ class TrainStep:
         optimizer: Optimizer,
         target: str | Target = "native",
         threads: int | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
     ):
         self.model = model
         self.optimizer = optimizer
+        self._update = Update(optimizer, clip_norm, clip_value)
         self._loss = find_loss(loss)
         self._target = find_target(target, threads)
         self._executable: Any = None
@@ -64,8 +68,8 @@ class TrainStep:
             self._signature = signature
         elif signature != self._signature:
             raise GraphError(f"step: batches must be like the first one, {self._signature}, got {signature}")
-        result = self._executable.run({"x": x, "y": y, RATE: np.float32(self.optimizer.lr)})
-        return {"loss": float(result["loss"])}
+        result = self._executable.run({"x": x, "y": y, **self._update.feeds()})
+        return {name: float(value) for name, value in result.items()}
 
     @property
     def executable(self) -> Any:
@@ -108,6 +112,7 @@ class TrainStep:
 
     def _compile(self, x: np.ndarray, y: np.ndarray) -> None:
         graph, trained, updates = self._forward(x)
+        trained = self._update.trained(trained)
         arrays = self._initial_parameters()
         b = Builder(graph)
         target = b.input("y", ("N", *y.shape[1:]), Type.of(y).dtype)
@@ -119,22 +124,16 @@ class TrainStep:
         gradients = dict(zip(trained, both.outputs[len(graph.outputs) :], strict=True))
         outputs = list(zip(both.outputs[: len(graph.outputs)], graph.output_names, strict=True))
         b = Builder(both)
-        rate = b.input(RATE, ())
         inputs = {v.name: v for v in both.inputs}
-        initial = {n: arrays[n] for n in (*trained, *updates)}
-        for name in trained:
-            w = inputs[name]
-            slots = {s: b.input(f"{name}.{s}", w.type.shape, w.type.dtype) for s in self.optimizer.slots}
-            new, state = self.optimizer.update(b, rate, w, gradients[name], slots)
-            outputs.append((new, name + NEW))
-            for slot, value in state.items():
-                outputs.append((value, f"{name}.{slot}{NEW}"))
-                initial[f"{name}.{slot}"] = np.zeros(arrays[name].shape, arrays[name].dtype)
+        made = self._update.append(b, {n: inputs[n] for n in trained}, gradients)
+        outputs += [(value, name) for name, value in made.metrics.items()]
+        outputs += [(value, name + NEW) for name, value in made.new.items()]
+        initial = {**{n: arrays[n] for n in (*trained, *updates)}, **made.initial}
         both.outputs, both.output_names = [v for v, _ in outputs], [n for _, n in outputs]
         initial = {n: np.asarray(self._restored.get(n, a)) for n, a in initial.items()}
         frozen = [v for v in both.inputs if v.name in arrays and v.name not in initial]
         _freeze(both, frozen, arrays)
-        replaced = {n.removesuffix(NEW): n for n in both.output_names if n != "loss"}
+        replaced = {n.removesuffix(NEW): n for n in both.output_names if n.endswith(NEW)}
         self._executable = compile_graph(both, self._target, progress=self.progress, state=replaced, initial=initial)
 
     def _forward(self, x: np.ndarray) -> tuple[Graph, list[str], dict[str, Value]]:

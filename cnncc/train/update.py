@@ -1,0 +1,125 @@
+"""From gradients to new parameters and optimizer state, as graph operations: clipping, and the update itself.
+
+A step's hyperparameters come in one array, `HYPER`, in the order of `Update.feeds`. The optimizer's step counter is
+state (`COUNT`) where the update depends on it, and counts the updates made so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cnncc.builder import Builder
+from cnncc.errors import GraphError
+from cnncc.ir.graph import Value
+from cnncc.optim.base import Optimizer, Scalars
+from cnncc.optim.groups import Group, assign, find_group
+
+HYPER = "hyperparameters"
+COUNT = "optimizer.step"
+_TORCH_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm
+
+
+@dataclass(frozen=True)
+class Updated:
+    """What an update adds to a graph: new values by the name of the state that they replace, the first values of the
+    state that is the optimizer's own, and scalars worth showing."""
+
+    new: dict[str, Value] = field(default_factory=dict)
+    initial: dict[str, np.ndarray] = field(default_factory=dict)
+    metrics: dict[str, Value] = field(default_factory=dict)
+
+
+class Update:
+    """An optimizer with what happens to gradients before it.
+
+    clip_value: gradients are cut off at plus and minus this. clip_norm: then, where the norm of all gradients together
+    is larger, they are scaled to it; the norm before is the metric "gradient_norm".
+    """
+
+    def __init__(self, optimizer: Optimizer, clip_norm: float | None = None, clip_value: float | None = None) -> None:
+        for name, limit in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+            if limit is not None and not limit > 0:
+                raise GraphError(f"{name} must be a number above 0, got {limit}")
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self._compiled: list[tuple[Group | None, tuple[object, ...]]] = []
+
+    def trained(self, names: Iterable[str]) -> list[str]:
+        """The parameters that no group of the optimizer freezes. Raises GraphError for groups that match none."""
+        groups = assign(self.optimizer.groups, names)
+        return [n for n, group in groups.items() if group is None or not group.frozen]
+
+    def feeds(self) -> dict[str, np.ndarray]:
+        """The step's run-time inputs. Raises GraphError where a hyperparameter changed that is compiled in."""
+        numbers: list[float] = []
+        for group, structure in self._compiled:
+            rule = self.optimizer.of_group(group)
+            if rule.structure() != structure:
+                raise GraphError(
+                    f"{type(rule).__name__}: terms of the update are fixed when the step is compiled (zero or not "
+                    f"counts); they were {structure}, got {rule.structure()}; make a new TrainStep "
+                    "and load this one's state"
+                )
+            numbers += rule.numbers().values()
+        return {HYPER: np.array(numbers, np.float64)}
+
+    def append(self, b: Builder, parameters: Mapping[str, Value], gradients: Mapping[str, Value]) -> Updated:
+        """Add the update of the parameters to a graph, with its inputs (hyperparameters, optimizer state)."""
+        members = [
+            (group, [n for n in parameters if find_group(self.optimizer.groups, n) is group])
+            for group in (*self.optimizer.groups, None)
+        ]
+        rules = [(self.optimizer.of_group(group), group, names) for group, names in members if names]
+        self._compiled = [(group, rule.structure()) for rule, group, _ in rules]
+        result = Updated()
+        gradients = self._clipped(b, gradients, result)
+        hyper = b.input(HYPER, (sum(len(rule.numbers()) for rule, _, _ in rules),), "f64")
+        step = _count(b, result) if any(rule.counts for rule, _, _ in rules) else None
+        at = 0
+        for rule, _, names in rules:
+            numbers = {n: b.slice(hyper, starts=(at + k,), ends=(at + k + 1,)) for k, n in enumerate(rule.numbers())}
+            at += len(numbers)
+            coefficients = rule.coefficients(b, numbers, step if rule.counts else None)
+            rounded: dict[str, Scalars] = {}
+            for name in names:
+                w = parameters[name]
+                dtype = w.type.dtype
+                if dtype not in rounded:
+                    rounded[dtype] = {n: b.reshape(b.cast(v, dtype=dtype), shape=()) for n, v in coefficients.items()}
+                state = {s: b.input(f"{name}.{s}", w.type.shape, dtype) for s in rule.slots()}
+                shape = tuple(int(d) for d in w.type.shape)
+                result.initial.update({f"{name}.{s}": np.full(shape, v, w.type.numpy) for s, v in rule.slots().items()})
+                result.new[name], after = rule.update(b, rounded[dtype], w, gradients[name], state)
+                result.new.update({f"{name}.{s}": v for s, v in after.items()})
+        return result
+
+    def _clipped(self, b: Builder, gradients: Mapping[str, Value], result: Updated) -> Mapping[str, Value]:
+        if self.clip_value is not None:
+            limit = self.clip_value
+            gradients = {n: b.clip(g, low=-limit, high=limit) for n, g in gradients.items()}
+        if self.clip_norm is None or not gradients:
+            return gradients
+        norm = global_norm(b, list(gradients.values()))
+        result.metrics["gradient_norm"] = norm
+        scale = b.min(b.div(self.clip_norm, b.add(norm, _TORCH_EPSILON)), 1.0)
+        return {n: b.mul(g, b.cast(scale, dtype=g.type.dtype)) for n, g in gradients.items()}
+
+
+def global_norm(b: Builder, values: list[Value]) -> Value:
+    """sqrt(sum of squares of all elements of all values), a scalar; of the widest dtype among them."""
+    dtype = "f64" if any(v.type.dtype == "f64" for v in values) else "f32"
+    parts = [b.cast(b.reduce_sum(b.square(v), keepdims=False), dtype=dtype) for v in values]
+    joined = b.concat(*(b.reshape(p, shape=(1,)) for p in parts), axis=0)
+    return b.sqrt(b.reduce_sum(joined, keepdims=False))  # type: ignore[no-any-return]
+
+
+def _count(b: Builder, result: Updated) -> Value:
+    """The number of this step (from 1), float64 [1]; the counter is state."""
+    after = b.add(b.input(COUNT, (), "i64"), 1)
+    result.new[COUNT] = after
+    result.initial[COUNT] = np.zeros((), np.int64)
+    return b.cast(b.reshape(after, shape=(1,)), dtype="f64")  # type: ignore[no-any-return]
