@@ -35,6 +35,10 @@ class RuntimeFault(CnnccError):
     """A compiled model could not be loaded or run."""
 
 
+class NonFiniteError(CnnccError):
+    """Training met NaN or infinity; names the step and the first layer that made it."""
+
+
 class ParseError(CnnccError):
     """Text that is not IR; shows the line with a caret under the place."""
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from cnncc.errors import GraphError
-from cnncc.ir.graph import Graph, Value
+from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ir.reshape import bind_attrs
 from cnncc.ops.registry import lookup
 
 
 def evaluate(graph: Graph, feeds: Mapping[Value, np.ndarray]) -> dict[Value, np.ndarray]:
     """Every value of a graph from arrays for its inputs (logical shapes; layouts do not matter here)."""
-    values: dict[Value, np.ndarray] = dict(feeds)
+    values: dict[Value, np.ndarray] = {**feeds, **_constants(graph)}
+    for node, results in evaluate_each(graph, feeds):
+        values.update(zip(node.outputs, results, strict=True))
+    return values
+
+
+def evaluate_each(graph: Graph, feeds: Mapping[Value, np.ndarray]) -> Iterator[tuple[Node, tuple[np.ndarray, ...]]]:
+    """Every node with its results, in order. Results that no later node reads are not kept."""
+    values: dict[Value, np.ndarray] = {**feeds, **_constants(graph)}
+    last_reader = {v: node for node in graph.nodes for v in node.operands()}
     sizes = _sizes(feeds)
-    for value in graph.constants:
-        assert value.data is not None
-        values[value] = value.data
     for node in graph.nodes:
         arrays = [None if v is None else values[v] for v in node.inputs]
         if node.body is not None:
@@ -29,8 +35,14 @@ def evaluate(graph: Graph, feeds: Mapping[Value, np.ndarray]) -> dict[Value, np.
                 results = lookup(node.op).run(bind_attrs(node.attrs, sizes) if sizes else node.attrs, arrays)
             except GraphError as error:
                 raise GraphError(f"{node.where}: {error}") from None
-        values.update(zip(node.outputs, results, strict=True))
-    return values
+        yield node, results
+        values.update((v, a) for v, a in zip(node.outputs, results, strict=True) if v in last_reader)
+        for value in {v for v in node.operands() if last_reader[v] is node}:
+            del values[value]
+
+
+def _constants(graph: Graph) -> dict[Value, np.ndarray]:
+    return {v: v.data for v in graph.constants if v.data is not None}
 
 
 def _sizes(feeds: Mapping[Value, np.ndarray]) -> dict[str, int]:

@@ -54,6 +54,7 @@ class TrainStep:
         self._loss = find_loss(loss)
         self._target = find_target(target, threads)
         self._executable: Any = None
+        self.graph: Graph | None = None  # the whole step as it was compiled, before any pass
         self._restored: dict[str, np.ndarray] = {}
         self._signature: tuple[Any, ...] = ()
         self.progress = Progress()
@@ -62,14 +63,23 @@ class TrainStep:
         """One update on a batch: x [N, ...], y [N, ...] (labels for cross_entropy). Raises GraphError where shapes
         differ from the first batch's in more than N."""
         x, y = np.asarray(x), np.asarray(y)
+        self.prepare(x, y)
+        result = self._executable.run(self.feeds(x, y))
+        return {name: float(value) for name, value in result.items()}
+
+    def prepare(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Compile for batches like this one, where that is not done yet; no step is made. Raises GraphError where the
+        step is compiled for others."""
         signature = (x.shape[1:], x.dtype, y.shape[1:], y.dtype)
         if self._executable is None:
             self._compile(x, y)
             self._signature = signature
         elif signature != self._signature:
             raise GraphError(f"step: batches must be like the first one, {self._signature}, got {signature}")
-        result = self._executable.run({"x": x, "y": y, **self._update.feeds()})
-        return {name: float(value) for name, value in result.items()}
+
+    def feeds(self, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+        """The inputs of the step's graph that are not state, by name, with the hyperparameters as they are now."""
+        return {"x": x, "y": y, **self._update.feeds()}
 
     @property
     def executable(self) -> Any:
@@ -133,6 +143,7 @@ class TrainStep:
         initial = {n: np.asarray(self._restored.get(n, a)) for n, a in initial.items()}
         frozen = [v for v in both.inputs if v.name in arrays and v.name not in initial]
         _freeze(both, frozen, arrays)
+        self.graph = both
         replaced = {n.removesuffix(NEW): n for n in both.output_names if n.endswith(NEW)}
         self._executable = compile_graph(both, self._target, progress=self.progress, state=replaced, initial=initial)
 

@@ -1,0 +1,176 @@
+"""The watch on NaN and infinity: which layer made the first one, in which direction, at which step.
+
+A step updates its parameters in place, so when a loss comes out as NaN the parameters that led to it are gone. The
+watch therefore keeps a copy of the step's state and the batches since; when something is not finite it goes back to the
+copy, does the same steps again (they give the same bits), finds the first one that left a value behind that is not
+finite, and runs that step's graph operation by operation.
+
+Cost while all is well: a look at the loss of every step, a copy of the state every `STEPS` steps (or as soon as the
+batches that are kept pass `BYTES`), and the memory of the copy and of those batches. The copy reads and writes every
+parameter and optimizer slot once, which a step itself does more than once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cnncc.errors import NonFiniteError
+from cnncc.interpret import evaluate_each
+from cnncc.ir.graph import Graph, Node, Value
+
+if TYPE_CHECKING:
+    from cnncc.train.step import TrainStep
+
+STEPS = 64
+BYTES = 64 << 20
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Origin:
+    """An operation whose operands are finite and whose result is not.
+
+    layer: its name in the user's model ("" where it has none); direction: "forward", "backward" or "update";
+    nans, infinities, size: of its result.
+    """
+
+    layer: str
+    op: str
+    direction: str
+    nans: int
+    infinities: int
+    size: int
+
+    def __str__(self) -> str:
+        name = f"layer '{self.layer}' ({self.op})" if self.layer else self.op
+        counts = [f"{n:,} {what}" for n, what in ((self.nans, "NaN"), (self.infinities, "infinite")) if n]
+        return f"{name}, {self.direction}: {' and '.join(counts)} of {self.size:,} values"
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A step that was done: its batch, learning rate, place in the run."""
+
+    x: np.ndarray
+    y: np.ndarray
+    lr: float
+    epoch: int
+    steps: int
+
+
+class Watch:
+    """Looks at every step of a run. The state is copied before the first step and then now and again."""
+
+    def __init__(self, step: TrainStep):
+        self.step = step
+        self._state: dict[str, np.ndarray] = {}
+        self._done: list[_Done] = []
+        self._bytes = 0
+
+    def before(self, x: np.ndarray, y: np.ndarray, epoch: int, steps: int) -> None:
+        """A step is about to run on a batch; `epoch` and `steps` are done. The step must be prepared."""
+        if not self._done or len(self._done) >= STEPS or self._bytes > BYTES:
+            self._state = self.step.state_dict()
+            self._done, self._bytes = [], 0
+        self._done.append(_Done(x, y, self.step.optimizer.lr, epoch, steps))
+        self._bytes += x.nbytes + y.nbytes
+
+    def after(self, result: Mapping[str, float]) -> None:
+        """The step gave these numbers. Raises NonFiniteError where one of them is not finite."""
+        if not all(math.isfinite(v) for v in result.values()):
+            self.explain()
+
+    def check_state(self) -> None:
+        """Raises NonFiniteError where a parameter, buffer or slot is not finite: asked once an epoch."""
+        if _bad_names(self.step.state_dict()):
+            self.explain()
+
+    def explain(self) -> None:
+        """Do the steps since the copy again, up to the one that went wrong, and raise NonFiniteError about it."""
+        lr = self.step.optimizer.lr
+        self.step.load_state_dict(self._state)
+        for done in self._done:
+            before = self.step.state_dict()
+            self.step.optimizer.lr = done.lr
+            result = self.step(done.x, done.y)
+            after = _bad_names(self.step.state_dict())
+            bad = [n for n, v in result.items() if not math.isfinite(v)]
+            if bad or after:
+                self.step.load_state_dict(before)
+                message = _message(self.step, done, before, bad, after)
+                self.step.optimizer.lr = lr
+                raise NonFiniteError(message)
+        raise NonFiniteError(
+            f"a value was not finite, but the {len(self._done)} steps before it gave finite ones when done again"
+        )
+
+
+def find_origins(graph: Graph, feeds: Mapping[str, np.ndarray]) -> list[Origin]:
+    """The operations of a step's graph that make values that are not finite from operands that are, in order."""
+    before = _forward(graph)
+    found = []
+    bad: set[Value] = set()
+    arrays = {v: feeds[v.name] for v in graph.inputs}
+    bad.update(v for v, a in arrays.items() if not _finite(a))
+    bad.update(v for v in graph.constants if v.data is not None and not _finite(v.data))
+    for node, results in evaluate_each(graph, arrays):
+        broken = [(v, a) for v, a in zip(node.outputs, results, strict=True) if not _finite(a)]
+        if broken and not any(v in bad for v in node.operands()):
+            found.append(_origin(node, broken[0][1], before))
+            if len(found) == SHOWN:
+                break
+        bad.update(v for v, _ in broken)
+    return found
+
+
+def _origin(node: Node, array: np.ndarray, before: set[Node]) -> Origin:
+    name = node.source
+    direction = "forward" if node in before else "backward" if name.startswith("grad of ") else "update"
+    nans = int(np.isnan(array).sum())
+    return Origin(name.removeprefix("grad of "), node.op, direction, nans, int(np.isinf(array).sum()), array.size)
+
+
+def _forward(graph: Graph) -> set[Node]:
+    """The nodes that the loss depends on."""
+    wanted = {graph.outputs[graph.output_names.index("loss")]}
+    nodes = set()
+    for node in reversed(graph.nodes):
+        if wanted & set(node.outputs):
+            nodes.add(node)
+            wanted.update(node.operands())
+    return nodes
+
+
+def _finite(array: np.ndarray) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def _bad_names(state: Mapping[str, np.ndarray]) -> list[str]:
+    return [n for n, a in state.items() if not _finite(a)]
+
+
+def _message(
+    step: TrainStep, done: _Done, before: Mapping[str, np.ndarray], bad: Sequence[str], after: Sequence[str]
+) -> str:
+    what = f"the loss is {'not finite' if 'loss' in bad else 'finite'}"
+    if after:
+        what += f", {len(after)} of the parameters and their state would not be ({', '.join(after[:SHOWN])})"
+    lines = [f"step {done.steps + 1} (epoch {done.epoch + 1}): {what}"]
+    for name, array in (("x", done.x), ("y", done.y), *before.items()):
+        if not _finite(array):
+            lines.append(f"{name} already held values that are not finite before the step")
+    assert step.graph is not None
+    feeds = {**step.feeds(done.x, done.y), **before}
+    origins = find_origins(step.graph, feeds)
+    if origins:
+        lines.append(f"first made by {origins[0]}")
+        lines += [f"then by {origin}" for origin in origins[1:]]
+    elif len(lines) == 1:
+        lines.append("the interpreter's values of this step are all finite: compiled kernels alone made the others")
+    lines.append("the step is left as it was before this update")
+    return "\n  ".join(lines)

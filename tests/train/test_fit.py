@@ -1,0 +1,311 @@
+"""`fit`: the loop, what it reports, early stopping, checkpoints that go on with the same bits, kill -9."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnncc import nn, optim
+from cnncc.errors import GraphError, ModelFileError
+from cnncc.train import EarlyStopping, TrainStep, fit
+
+ROOT = Path(__file__).parent.parent.parent
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((50, 6)).astype(np.float32)
+Y = (X[:, :3].sum(1) > 0).astype(np.int64)
+SGD = {"lr": 0.1, "momentum": 0.9}
+
+
+def network() -> nn.Module:
+    nn.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def mlp() -> nn.Module:
+    nn.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+
+
+def train(folder: Path | None = None, epochs: int = 4, **options):
+    """A short run: 50 samples in batches of 16 (the last one is smaller), a falling rate."""
+    if folder is not None:
+        options |= {"checkpoint": folder / "run.npz"}
+    step = TrainStep(mlp(), "cross_entropy", optim.SGD(**SGD), threads=1)
+    defaults = {"batch": 16, "validation": (X[:20], Y[:20]), "schedule": lambda steps: 0.1 * 0.95**steps, "seed": 3}
+    history = fit(step, (X, Y), epochs=epochs, **(defaults | options))
+    return step, history
+
+
+def bits(step: TrainStep) -> dict[str, bytes]:
+    return {n: a.tobytes() for n, a in step.state_dict().items()}
+
+
+def numbers(history) -> list:
+    return [(e.epoch, e.step, e.lr, dict(e.train), dict(e.validation)) for e in history.epochs]
+
+
+def test_it_learns_and_tells():
+    step, history = train(epochs=12)
+    assert [e.epoch for e in history.epochs] == list(range(1, 13))
+    assert [e.step for e in history.epochs] == [4 * k for k in range(1, 13)]
+    assert history.last["loss"] < 0.5 * history.epochs[0].row()["loss"]
+    assert history.last["val_accuracy"] >= 0.9
+    assert history.stopped == "epochs"
+    assert history.model is step.model
+    state = step.state_dict()
+    assert all(np.array_equal(a, state[n]) for n, a in history.model.state_dict().items())
+
+
+def test_a_seed_gives_the_same_run_and_another_one_another():
+    (first, a), (second, b), (third, _) = train(), train(), train(seed=4)
+    assert bits(first) == bits(second)
+    assert numbers(a) == numbers(b)
+    assert bits(first) != bits(third)
+
+
+def test_validation_is_in_evaluation_mode_with_present_parameters():
+    """Against the interpreter on the module as it is after the last epoch; batch norm has its running statistics."""
+    net = network()
+    history = fit(net, (X, Y), optimizer=optim.SGD(lr=0.1), validation=(X[:30], Y[:30]), epochs=2, batch=25, threads=1)
+    logits = net.eval()(X[:30])
+    expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(30), Y[:30]]
+    assert history.last["val_loss"] == pytest.approx(expected.mean(), rel=1e-5)
+    assert history.last["val_accuracy"] == (logits.argmax(1) == Y[:30]).mean()
+
+
+def test_validation_of_several_batches_is_a_mean_over_samples():
+    whole, parts = (train(batch=b, validation=(X, Y), epochs=1, schedule=lambda s: 0.0)[1] for b in (50, 16))
+    assert whole.last["val_loss"] == pytest.approx(parts.last["val_loss"], rel=1e-6)
+
+
+def test_a_fraction_is_held_back():
+    _, history = train(validation=0.2, epochs=1)
+    assert history.last["step"] == 3  # 40 samples are left
+    with pytest.raises(GraphError, match=r"must leave samples on both sides, got 0\.001 of 50"):
+        train(validation=0.001)
+
+
+def test_early_stopping_restores_the_best_weights():
+    """The rate grows until it does damage; the parameters of the best epoch come back."""
+    kept = {}
+
+    def keep(history):
+        kept[len(history.epochs)] = bits(step)
+
+    step = TrainStep(mlp(), "cross_entropy", optim.SGD(**SGD), threads=1)
+    history = fit(
+        step, (X, Y), validation=(X[:20], Y[:20]), batch=16, epochs=50, schedule=lambda s: 0.01 * 1.3**s,
+        early_stopping=EarlyStopping(3, monitor="loss"), on_epoch=keep, detect_nan=False,
+    )  # fmt: skip
+    assert history.stopped == "early stopping"
+    assert history.restored
+    assert len(history.epochs) == history.best + 3 < 50
+    assert history.best_row["val_loss"] == min(history.column("val_loss"))
+    names = ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert [bits(step)[n] for n in names] == [kept[history.best][n] for n in names]
+
+
+def test_of_equal_accuracies_the_lesser_loss_is_better():
+    from cnncc.train.stopping import Best
+
+    best = Best(EarlyStopping(2))
+    rows = [(0.5, 1.0), (0.5, 0.9), (0.6, 2.0), (0.6, 2.0), (0.5, 0.1)]
+    assert [best.update(k, {"accuracy": a, "loss": l}) for k, (a, l) in enumerate(rows)] == [1, 1, 1, 0, 0]
+    assert best.exhausted
+    with pytest.raises(GraphError, match="monitor must be one of loss, got 'iou'"):
+        Best(EarlyStopping(monitor="iou")).update(1, {"loss": 1.0})
+
+
+def test_user_metrics_are_means_over_samples():
+    _, history = train(epochs=1, metrics={"ones": lambda output, y: (y == 1).mean()})
+    assert history.last["val_ones"] == pytest.approx((Y[:20] == 1).mean())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"validation": None, "early_stopping": 3}, "early_stopping needs validation data"),
+        ({"resume": True}, "resume needs the checkpoint's file"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1 step, got 0"),
+        ({"progress": "loud"}, "progress must be 'auto', 'bar', 'lines' or 'none', got 'loud'"),
+        ({"schedule": 0.1}, "schedule must be"),
+        ({"optimizer": optim.SGD()}, "a TrainStep has its optimizer already"),
+    ],
+)
+def test_arguments_that_do_not_fit(options, words):
+    with pytest.raises(GraphError, match=words):
+        train(**options)
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+class Stop(Exception):
+    """Ends a run from inside, at a batch."""
+
+
+class StopAfter:
+    """A reporter that raises after some batches."""
+
+    def __init__(self, batches: int):
+        self.left = batches
+
+    def start(self, *arguments):
+        pass
+
+    def batch(self, *arguments):
+        self.left -= 1
+        if self.left == 0:
+            raise Stop
+
+    epoch = close = start
+
+
+@pytest.mark.parametrize("batches", [1, 4, 6, 11])
+def test_a_resumed_run_has_the_same_bits(batches, tmp_path):
+    """Interrupted at the start, at the end of an epoch, and within epochs, up to two steps after a checkpoint."""
+    expected_step, expected = train()
+    with pytest.raises(Stop):
+        train(tmp_path, checkpoint_every=3, progress=StopAfter(batches))
+    step, history = train(tmp_path, checkpoint_every=3, resume=True)
+    assert bits(step) == bits(expected_step)
+    assert numbers(history) == numbers(expected)
+
+
+def test_a_finished_run_goes_on_with_more_epochs(tmp_path):
+    expected_step, expected = train(epochs=4)
+    train(tmp_path, epochs=2)
+    step, history = train(tmp_path, epochs=4, resume=True)
+    assert bits(step) == bits(expected_step)
+    assert numbers(history) == numbers(expected)
+
+
+def test_resuming_a_finished_run_does_nothing_more(tmp_path):
+    first, _ = train(tmp_path, early_stopping=2)
+    second, history = train(tmp_path, early_stopping=2, resume=True)
+    assert {n: bits(first)[n] for n in ("0.weight", "2.bias")} == {n: bits(second)[n] for n in ("0.weight", "2.bias")}
+    assert history.restored
+
+
+def test_early_stopping_survives_an_interruption(tmp_path):
+    options = {"epochs": 30, "schedule": lambda s: 0.01 * 1.3**s, "early_stopping": 3, "detect_nan": False}
+    expected_step, expected = train(**options)
+    with pytest.raises(Stop):
+        train(tmp_path, progress=StopAfter(4 * (expected.best + 1) + 2), **options)
+    step, history = train(tmp_path, resume=True, **options)
+    assert (history.best, len(history.epochs), history.stopped) == (
+        expected.best,
+        len(expected.epochs),
+        "early stopping",
+    )
+    assert bits(step)["0.weight"] == bits(expected_step)["0.weight"]
+
+
+CHILD = """
+import sys, time
+sys.path[:0] = [{root!r}]
+from pathlib import Path
+from tests.train.test_fit import Silent, train
+class Slow(Silent):
+    def batch(self, epoch, position, means, speed):
+        print(4 * epoch + position, flush=True)
+        time.sleep(0.02)
+train(Path(sys.argv[1]), epochs=50, checkpoint_every=3, resume=True, progress=Slow())
+"""
+
+
+class Silent(StopAfter):
+    """A reporter that says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(-1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
+def test_kill_9_loses_at_most_the_steps_since_the_last_checkpoint(tmp_path):
+    from cnncc.train.checkpoint import load_checkpoint
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD.format(root=str(ROOT)), str(tmp_path)], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    done = 0
+    for line in process.stdout:
+        done = int(line)
+        if done >= 17:
+            time.sleep(0.01)  # somewhere within the next step
+            process.send_signal(signal.SIGKILL)
+            break
+    done = max([done, *map(int, process.stdout)])  # what it had done when the signal came
+    assert process.wait() == -signal.SIGKILL
+    saved = load_checkpoint(tmp_path / "run.npz").meta["position"]["steps"]
+    assert done - 3 <= saved <= done + 1
+    expected, _ = train(epochs=7)
+    step, _ = train(tmp_path, epochs=7, checkpoint_every=3, resume=True)
+    assert bits(step) == bits(expected)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    train(tmp_path, epochs=1)
+    path = tmp_path / "run.npz"
+    with pytest.raises(ModelFileError, match=r"run.npz: .* another data: batch was 16, now 8; seed was 3, now 5"):
+        train(tmp_path, resume=True, batch=8, seed=5)
+    other = TrainStep(mlp(), "cross_entropy", optim.SGD(lr=0.1, momentum=0.5), threads=1)
+    with pytest.raises(ModelFileError, match=r"another optimizer: momentum was 0.9, now 0.5"):
+        fit(other, (X, Y), batch=16, seed=3, checkpoint=path, resume=True)
+    nn.manual_seed(0)
+    wide = TrainStep(nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 2)), "cross_entropy", optim.SGD(**SGD))
+    with pytest.raises(ModelFileError, match=r"0.weight must be float32\(9, 6\), got float32\(8, 6\)"):
+        fit(wide, (X, Y), batch=16, seed=3, checkpoint=path, resume=True)
+
+
+def test_resuming_without_a_file_begins(tmp_path):
+    _, history = train(tmp_path, epochs=1, resume=True)
+    assert len(history.epochs) == 1
+
+
+# -- what is written --------------------------------------------------------------------------------------------------
+
+
+def test_log_and_chart(tmp_path):
+    pytest.importorskip("matplotlib")
+    _, history = train(epochs=3, log=tmp_path / "log.csv", plot=tmp_path / "loss.png")
+    header, *rows = (tmp_path / "log.csv").read_text().splitlines()
+    assert header.startswith("epoch,step,lr,loss,")
+    assert "val_loss" in header.split(",")
+    assert len(rows) == 3
+    assert float(rows[1].split(",")[3]) == history.column("loss")[1]
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log.csv", "loss.png"]
+
+
+def test_a_chart_is_refused_before_training(tmp_path, monkeypatch):
+    from cnncc.errors import UnsupportedError
+
+    called = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UnsupportedError, match=r"pip install 'cnncc\[plot\]'"):
+        train(plot=tmp_path / "loss.png", on_epoch=called.append)
+    assert not called
+
+
+def test_lines(capsys):
+    train(epochs=2, progress="lines")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("epoch 1/2  loss ")
+    assert "val_accuracy" in second
+    assert "images/s" in second
+
+
+def test_nothing_is_printed_to_a_pipe(capsys):
+    train(epochs=1)
+    assert capsys.readouterr().out == ""
