@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from cnncc.builder import Builder
@@ -56,11 +56,14 @@ class Optimizer:
         """The optimizer with a group's hyperparameters. Raises GraphError where it has none of that name."""
         if group is None or not group.overrides:
             return self
-        unknown = [n for n in group.overrides if n == "groups" or n not in self.__dict__]
-        if unknown:
-            names = ", ".join(n for n in self.__dict__ if n != "groups")
-            raise GraphError(f"{group!r}: hyperparameters of {type(self).__name__} are {names}")
+        names = [f.name for f in fields(self) if f.name != "groups"]  # type: ignore[arg-type]
+        if not set(group.overrides) <= set(names):
+            raise GraphError(f"{group!r}: hyperparameters of {type(self).__name__} are {', '.join(names)}")
         return replace(self, groups=(), **group.overrides)  # type: ignore[type-var]
+
+    def owners(self, name: str) -> list[Optimizer | Group]:
+        """What has a hyperparameter of its own: groups that override it, in order, then the optimizer itself."""
+        return [*(g for g in self.groups if name in g.overrides), self]
 
     def check(self, **ranges: tuple[Any, bool]) -> None:
         """Raises GraphError naming the rule of the first hyperparameter that breaks its own: (rule, holds)."""
