@@ -45,7 +45,7 @@ _PUBLIC = {
     "value_and_grad": "cnncc.autodiff",
     "vjp": "cnncc.autodiff",
 }
-_MODULES = ("nn", "optim", "train", "onnx_backend", "errors")
+_MODULES = ("losses", "nn", "optim", "train", "onnx_backend", "errors")
 
 __all__ = ["__version__", *sorted(_PUBLIC), *_MODULES]
 

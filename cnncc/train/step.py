@@ -14,7 +14,7 @@ from cnncc.errors import GraphError
 from cnncc.ir.dims import symbol
 from cnncc.ir.graph import Graph, Value
 from cnncc.ir.types import Type
-from cnncc.losses import find_loss
+from cnncc.losses import Loss, find_loss
 from cnncc.nn.module import Module
 from cnncc.nn.tracing import traced
 from cnncc.optim import Optimizer
@@ -31,7 +31,7 @@ class TrainStep:
     """`step(x, y)` runs forward, loss, backward and the optimizer's update, and returns {"loss": float}.
 
     model: a cnncc.nn module, or a Graph (from ONNX: its floating-point constants of rank 1 or more are trained).
-    loss: "cross_entropy", "mse", or a function (builder, output, target) -> scalar value.
+    loss: a name ("cross_entropy"), a record of cnncc.losses, or a function (builder, output, target) -> scalar value.
     optimizer: cnncc.optim.SGD(...); its `lr` may be changed between steps, which compiles nothing.
     clip_norm, clip_value: bounds of the gradients (see `cnncc.train.update.Update`).
 
@@ -41,7 +41,7 @@ class TrainStep:
     def __init__(
         self,
         model: Module | Graph,
-        loss: str | Callable[[Builder, Value, Value], Value],
+        loss: str | Loss | Callable[[Builder, Any, Any], Value],
         optimizer: Optimizer,
         target: str | Target = "native",
         threads: int | None = None,
@@ -127,7 +127,7 @@ class TrainStep:
         b = Builder(graph)
         target = b.input("y", ("N", *y.shape[1:]), Type.of(y).dtype)
         (output,) = graph.outputs[:1]
-        loss = self._loss(b, output, target)
+        loss = self._loss(b, output, target, {v.name: v for v in graph.inputs if v.name in trained})
         graph.outputs, graph.output_names = [loss, *updates.values()], ["loss", *(n + NEW for n in updates)]
         order_pools(graph, Context())  # before it is differentiated: the gradients then have the smaller image as well
         both = value_and_grad(graph, wrt=trained, of="loss")
