@@ -1,7 +1,7 @@
-"""Weights that come from memory, asked for ahead of time.
+"""Weights that come from a far cache or from memory, asked for ahead of time.
 
 The innermost loop of a matrix product reads its weights as a stream. Processors fetch streams ahead by themselves, but
-stop at the end of every page; where a product is about as fast as memory, the waiting that follows shows.
+stop at the end of every page; where a product is about as fast as the cache, the waiting that follows shows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tvm import ir, sym, tirx
 
 from cnncc.targets.cpu.blocks import itemsize_of
 
-LARGE = 1 << 20  # bytes of an operand that a run brings from memory again, since it is not all a model has
+LARGE = 1 << 16  # bytes of an operand that is in no near cache any more when a run comes back to it
 AHEAD = 4096  # bytes: the next page
 USES = 6  # multiply-adds for every line of the stream; where there are fewer, memory is what takes the time
 LINE = 64  # bytes that arrive together

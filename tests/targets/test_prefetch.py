@@ -15,7 +15,7 @@ from cnncc.targets.machine import find_target, native
 from cnncc.targets.table import find_algorithm
 
 LARGE = "conv n1 ic512 h7 w7 oc1088 k1x1 s1x1 p0x0"
-SMALL = "conv n1 ic64 h7 w7 oc64 k1x1 s1x1 p0x0"
+SMALL = "conv n1 ic64 h7 w7 oc64 k1x1 s1x1 p0x0"  # 16 kilobytes
 
 
 def prefetches(text: str, algorithm: str, target) -> int:
