@@ -33,10 +33,11 @@ def assemble(
 ) -> Program:
     """`symbols`: the kernel each node calls; `workspaces`: types of its extra buffers (placed by the plan).
 
-    `state`: inputs that are state, with the outputs that replace them in place; `initial`: their first values.
+    `initial`: first values of the inputs that are state; `state`: those that runs update, with the outputs that replace
+    them in place.
     """
-    state = state or {}
-    table = _Buffers(graph, plan, {new: old for old, new in state.items()}, initial or {})
+    initial = initial or {}
+    table = _Buffers(graph, plan, {new: old for old, new in (state or {}).items()}, initial)
     calls = []
     for node in graph.nodes:
         if node in plan.skipped:
@@ -48,7 +49,7 @@ def assemble(
         ids = [table.of(v) for v in (*node.operands(), *node.outputs)]
         calls.append(Call(symbols[node], (*ids, *extra), node.source or node.outputs[0].name))
     inputs = tuple(
-        Port(v.name, v.type.numpy.name, _dims(v.type.shape), table.of(v)) for v in graph.inputs if v not in state
+        Port(v.name, v.type.numpy.name, _dims(v.type.shape), table.of(v)) for v in graph.inputs if v.name not in initial
     )
     outputs = tuple(
         Port(name, v.type.numpy.name, _dims(v.type.shape), table.of(v))
@@ -90,7 +91,7 @@ class _Buffers:
         self.graph = graph
         self.plan = plan
         self.replaces = replaces
-        self.state = set(replaces.values())
+        self.state = {v for v in graph.inputs if v.name in initial}
         self.initial = initial
         self.buffers: list[Buffer] = []
         self.constants: dict[str, np.ndarray] = {}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cnncc.kernels.build import KernelSource
     from cnncc.passes.memory import Plan
     from cnncc.runtime.executable import Executable
+    from cnncc.runtime.state import State
     from cnncc.tune.lookup import Tuning
 
 Shapes = Mapping[str, Sequence[int | str]]
@@ -221,17 +222,22 @@ def compile_graph(
     tuning: Tuning | None = None,
     frozen_schedules: bool = False,
     without: frozenset[str] = frozenset(),
+    shared: State | None = None,
 ) -> Executable:
     """Compile a graph whose shapes are known up to a symbolic batch.
 
-    state: inputs that are state, with the names of the outputs that replace them in place (a training step: then no
-    pass may change the weights); initial: their first values.
+    initial: first values of the inputs that are state (a training step: then no pass may change the weights); state:
+    those that runs update, with the names of the outputs that replace them in place. shared: the state of another
+    executable, in place of `initial`: inputs named there are read from it at every run.
     """
     from cnncc.assemble import assemble
     from cnncc.kernels.build import build_all
     from cnncc.runtime.executable import Executable
 
     progress = progress or Progress()
+    if shared is not None:
+        initial = {v.name: shared.arrays[v.name] for v in graph.inputs if v.name in shared.arrays}
+        state = state or {}
     made = plan_graph(graph, target, accuracy, progress, dump, state, passes, tuning, frozen_schedules, without)
     start = time.perf_counter()
     notes: dict[str, Any] = {"name": graph.name, "accuracy": accuracy, "calls": made.calls}
@@ -245,6 +251,6 @@ def compile_graph(
     program = assemble(
         made.graph, made.plan, made.symbols, objects, made.workspaces, target, notes, made.updates, initial
     )
-    executable = Executable(program, elsewhere=True)
+    executable = Executable(program, shared, elsewhere=True)
     progress.stage("load", start)
     return executable

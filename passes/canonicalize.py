@@ -47,6 +47,12 @@ def drop_cast(x: Value, root: Node) -> Value | Decline:
     return _same(x, root)
 
 
+@rule("dropout(x)")
+def drop_dropout(x: Value) -> Value | Decline:
+    """dropout(x) --> x, as inference has it."""
+    return x
+
+
 @rule("relu(relu(x))", shared=True)
 def merge_relu(b: Builder, x: Value) -> Value | Decline:
     """relu(relu(x)) --> relu(x)."""
@@ -141,6 +147,7 @@ RULES: tuple[Rule, ...] = (
     drop_mul_one,
     drop_div_one,
     drop_cast,
+    drop_dropout,
     merge_relu,
     clip_to_relu,
     drop_reshape,

@@ -32,6 +32,9 @@ from cnncc.nn.conv import (
     LocallyConnected1d,
     LocallyConnected2d,
 )
+from cnncc.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+from cnncc.nn.graph import GraphModule
+from cnncc.nn.init import manual_seed
 from cnncc.nn.layers import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -42,23 +45,28 @@ from cnncc.nn.layers import (
     AvgPool1d,
     AvgPool2d,
     AvgPool3d,
-    BatchNorm1d,
-    BatchNorm2d,
-    BatchNorm3d,
-    Dropout,
     Flatten,
-    GroupNorm,
     Identity,
-    LayerNorm,
     Linear,
-    LocalResponseNorm,
     MaxPool1d,
     MaxPool2d,
     MaxPool3d,
     Upsample,
     ZeroPad2d,
 )
-from cnncc.nn.module import Module, Parameter, manual_seed
+from cnncc.nn.module import Module, Parameter
+from cnncc.nn.norm import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LayerNorm,
+    LocalResponseNorm,
+    RMSNorm,
+)
 from cnncc.nn.tensor import Tensor
 from cnncc.nn.tracing import trace, traced
 
@@ -73,6 +81,7 @@ __all__ = [
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d",
+    "AlphaDropout",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -86,12 +95,20 @@ __all__ = [
     "ConvTranspose2d",
     "ConvTranspose3d",
     "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "FeatureAlphaDropout",
     "Flatten",
+    "GraphModule",
     "GroupNorm",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
     "Identity",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
@@ -107,6 +124,7 @@ __all__ = [
     "ModuleList",
     "PReLU",
     "Parameter",
+    "RMSNorm",
     "ReLU",
     "ReLU6",
     "Sequential",

@@ -7,7 +7,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnncc.nn.module import Parameter, generator
+from cnncc.nn.module import Parameter
+
+_GENERATOR = [np.random.default_rng(0)]
+
+
+def manual_seed(seed: int) -> None:
+    """Seed the generator that initialises parameters and seeds dropout."""
+    _GENERATOR[0] = np.random.default_rng(seed)
+
+
+def generator() -> np.random.Generator:
+    """The generator that initialises parameters."""
+    return _GENERATOR[0]
 
 
 def uniform(shape: Sequence[int], bound: float) -> Parameter:

@@ -1,11 +1,9 @@
-"""Pooling, normalisation, linear layers, dropout and reshaping."""
+"""Pooling, linear layers and reshaping."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from cnncc.errors import GraphError
 from cnncc.nn import init
@@ -159,113 +157,6 @@ class AdaptiveMaxPool3d(_AdaptivePool):
     """torch.nn.AdaptiveMaxPool3d."""
 
     rank, op, whole = 3, "adaptive_max_pool", "reduce_max"
-
-
-class _BatchNorm(Module):
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
-        super().__init__()
-        self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.weight = init.full((num_features,), 1.0)
-        self.bias = init.full((num_features,), 0.0)
-        if not affine:
-            self.weight.requires_grad = self.bias.requires_grad = False
-        self.register_buffer("running_mean", np.zeros(num_features, np.float32))
-        self.register_buffer("running_var", np.ones(num_features, np.float32))
-        self.register_buffer("num_batches_tracked", np.zeros((), np.int64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise every channel: by the batch in training (updating the running statistics), else by those.
-
-        The running variance takes the unbiased estimate, as in PyTorch.
-        """
-        trace = x.trace
-        gamma, beta = trace.value(self.weight), trace.value(self.bias)
-        mean, var = (trace.value(self._buffers[k]) for k in ("running_mean", "running_var"))
-        if not self.training:
-            return x._op("batch_norm", x, gamma, beta, mean, var, eps=self.eps)
-        y, batch_mean, batch_var = trace.op("batch_norm_train", x, gamma, beta, eps=self.eps)
-        count = trace.op("size", x, axes=(0, *range(2, x.ndim)))
-        m = self.momentum
-        unbiased = batch_var * (count / (count - 1))
-        names = {k: trace.name_of(self._buffers[k]) for k in ("running_mean", "running_var")}
-        trace.updates[names["running_mean"]] = (mean * (1 - m) + batch_mean * m).value
-        trace.updates[names["running_var"]] = (var * (1 - m) + unbiased * m).value
-        return y  # type: ignore[no-any-return]
-
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
-
-
-class BatchNorm1d(_BatchNorm):
-    """torch.nn.BatchNorm1d."""
-
-
-class BatchNorm2d(_BatchNorm):
-    """torch.nn.BatchNorm2d."""
-
-
-class BatchNorm3d(_BatchNorm):
-    """torch.nn.BatchNorm3d."""
-
-
-class LocalResponseNorm(Module):
-    """torch.nn.LocalResponseNorm."""
-
-    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0):
-        super().__init__()
-        self.arguments = {"size": size, "alpha": alpha, "beta": beta, "bias": k}
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Divide by the energy of neighbouring channels."""
-        return x._op("lrn", x, **self.arguments)
-
-
-class GroupNorm(Module):
-    """torch.nn.GroupNorm."""
-
-    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5):
-        super().__init__()
-        self.num_groups, self.eps = num_groups, eps
-        self.weight = init.full((num_channels,), 1.0)
-        self.bias = init.full((num_channels,), 0.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise groups of channels."""
-        t = x.trace
-        return x._op("group_norm", x, t.value(self.weight), t.value(self.bias), groups=self.num_groups, eps=self.eps)
-
-
-class LayerNorm(Module):
-    """torch.nn.LayerNorm over the last axes."""
-
-    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5):
-        super().__init__()
-        self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        self.eps = eps
-        self.weight = init.full(self.normalized_shape, 1.0)
-        self.bias = init.full(self.normalized_shape, 0.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last axes."""
-        t = x.trace
-        axis = x.ndim - len(self.normalized_shape)
-        return x._op("layer_norm", x, t.value(self.weight), t.value(self.bias), axis=axis, eps=self.eps)
-
-
-class Dropout(Module):
-    """torch.nn.Dropout. In training the mask comes with the training step; in evaluation it is the identity."""
-
-    def __init__(self, p: float = 0.5, inplace: bool = False):
-        super().__init__()
-        if not 0 <= p < 1:
-            raise GraphError(f"Dropout: p must be in [0, 1), got {p}")
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The identity in evaluation mode."""
-        if self.training and self.p > 0:
-            raise GraphError("Dropout in training mode is not supported yet: call eval(), or set p=0")
-        return x
 
 
 class Flatten(Module):

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
 from cnncc.errors import GraphError
 from cnncc.nn.tensor import Tensor
-
-_GENERATOR = [np.random.default_rng(0)]
-
-
-def manual_seed(seed: int) -> None:
-    """Seed the generator that initialises parameters."""
-    _GENERATOR[0] = np.random.default_rng(seed)
-
-
-def generator() -> np.random.Generator:
-    """The generator that initialises parameters."""
-    return _GENERATOR[0]
 
 
 class Parameter:
@@ -55,12 +45,14 @@ class Module:
     """
 
     training: bool
+    fixed: bool  # stays in evaluation mode, see `freeze`
 
     def __init__(self) -> None:
         object.__setattr__(self, "_parameters", OrderedDict())
         object.__setattr__(self, "_buffers", OrderedDict())
         object.__setattr__(self, "_modules", OrderedDict())
         object.__setattr__(self, "training", True)
+        object.__setattr__(self, "fixed", False)
 
     _parameters: OrderedDict[str, Parameter | None]
     _buffers: OrderedDict[str, np.ndarray]
@@ -109,6 +101,12 @@ class Module:
 
         return run(self, [np.asarray(x) for x in inputs])
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of what `forward` takes, in order; none where it takes any number."""
+        parameters = inspect.signature(self.forward).parameters.values()
+        return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+
     # -- walking ----------------------------------------------------------------------------------------------------
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
@@ -143,9 +141,9 @@ class Module:
     # -- modes and state ----------------------------------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> Module:
-        """Training mode for this module and all below: batch statistics, dropout."""
+        """Training mode for this module and all below that are not fixed: batch statistics, dropout."""
         for _, module in self.named_modules():
-            object.__setattr__(module, "training", mode)
+            object.__setattr__(module, "training", mode and not module.fixed)
         return self
 
     def eval(self) -> Module:
@@ -157,6 +155,46 @@ class Module:
         for parameter in self.parameters():
             parameter.requires_grad = requires_grad
         return self
+
+    def freeze(self, *patterns: str) -> Module:
+        """Parameters whose dotted names match ("*", "features.*", "*.bias") are not trained any more.
+
+        A module all of whose own parameters match stays in evaluation mode, also under `train()`: a frozen batch norm
+        keeps its running statistics. Raises GraphError naming every pattern that matches no parameter.
+        """
+        names = [name for name, _ in self.named_parameters()]
+        idle = [p for p in patterns if not any(fnmatchcase(n, p) for n in names)]
+        if idle:
+            shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+            raise GraphError(f"freeze: every pattern must match a parameter, got {', '.join(idle)}; there are {shown}")
+        for path, module in self.named_modules():
+            own = {name: p for name, p in module._parameters.items() if p is not None}
+            matched = [n for n in own if any(fnmatchcase(f"{path}.{n}" if path else n, p) for p in patterns)]
+            for name in matched:
+                own[name].requires_grad = False
+            if own and len(matched) == len(own):
+                object.__setattr__(module, "fixed", True)
+                object.__setattr__(module, "training", False)
+        return self
+
+    def to(self, dtype: Any) -> Module:
+        """Floating-point parameters and buffers in another dtype (np.float32, np.float64)."""
+        for _, module in self.named_modules():
+            for parameter in module._parameters.values():
+                if parameter is not None and parameter.data.dtype.kind == "f":
+                    parameter.data = parameter.data.astype(dtype)
+            for name, array in module._buffers.items():
+                if array.dtype.kind == "f":
+                    module._buffers[name] = array.astype(dtype)
+        return self
+
+    def double(self) -> Module:
+        """Parameters and buffers in float64."""
+        return self.to(np.float64)
+
+    def float(self) -> Module:
+        """Parameters and buffers in float32."""
+        return self.to(np.float32)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of parameters and buffers under torch's names."""

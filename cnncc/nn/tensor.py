@@ -21,6 +21,7 @@ class Trace:
 
     as_inputs: parameters and buffers become graph inputs under their dotted names (training); otherwise constants.
     updates: buffers with a new value after the run (running statistics), by dotted name.
+    random: the state of the random numbers (seed, seed, step), None before one was drawn.
     """
 
     def __init__(self, root: Module, name: str, as_inputs: bool):
@@ -28,6 +29,8 @@ class Trace:
         self.as_inputs = as_inputs
         self.values: dict[int, Value] = {}
         self.updates: dict[str, Value] = {}
+        self.random: Value | None = None
+        self._streams = 0
         self.path: list[str] = []
         self._names: dict[int, str] = {}
         self._modules: dict[int, str] = {}
@@ -63,6 +66,31 @@ class Trace:
             self.values[id(item)] = made
         return Tensor(self.values[id(item)], self)
 
+    def constant(self, data: np.ndarray, name: str = "") -> Tensor:
+        """A constant as a tensor."""
+        return Tensor(self.builder.constant(data, name), self)
+
+    def buffer(self, item: np.ndarray) -> Tensor:
+        """The present value of a buffer: what was last given to `update`, else what it was before the run."""
+        name = self.name_of(item)
+        return Tensor(self.updates[name], self) if name in self.updates else self.value(item)
+
+    def update(self, item: np.ndarray, new: Tensor) -> None:
+        """Give a buffer a new value, which it has after the run."""
+        self.updates[self.name_of(item)] = new.value
+
+    def dropout(self, x: Tensor, p: float, axes: int = 0) -> Tensor:
+        """x with elements made zero with probability p, the others divided by 1 - p; a mask of its own at every call,
+        over `axes` leading axes (0: all)."""
+        if self.random is None:
+            if self.as_inputs:
+                self.random = self.builder.input(RANDOM, (3,), "u32")
+            else:
+                self.random = self.builder.constant(new_random())
+            self.updates[RANDOM] = self.builder.add(self.random, np.array([0, 0, 1], np.uint32))
+        self._streams += 1
+        return self.op("dropout_train", x, self.random, p=float(p), stream=self._streams, axes=axes)  # type: ignore[no-any-return]
+
     def op(self, name: str, *operands: Any, **attributes: Any) -> Any:
         """Append an operation; tensors, numbers and arrays may be operands."""
         plain = [o.value if isinstance(o, Tensor) else o for o in operands]
@@ -70,6 +98,16 @@ class Trace:
         if isinstance(result, tuple):
             return tuple(Tensor(v, self) for v in result)
         return Tensor(result, self)
+
+
+RANDOM = "random_state"  # the graph input that seeds dropout: seed, seed, step
+
+
+def new_random() -> np.ndarray:
+    """A state of the random numbers, from the generator that `manual_seed` seeds."""
+    from cnncc.nn.init import generator
+
+    return np.array([*generator().integers(0, 2**32, 2, np.uint32), 0], np.uint32)
 
 
 def _short(data: np.ndarray) -> str:

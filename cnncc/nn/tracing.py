@@ -59,18 +59,13 @@ def run(module: Module, arrays: Sequence[np.ndarray]) -> Any:
 
 
 def _named(module: Module, shapes: Any) -> Mapping[str, Any]:
-    import inspect
-
     if isinstance(shapes, Mapping):
         return shapes
     if shapes is None:
         raise GraphError(f"{type(module).__name__}: a module needs shapes={{'x': (1, 3, 224, 224)}} for its inputs")
     if all(isinstance(d, (int, str)) for d in shapes):
         shapes = [shapes]
-    names = [
-        p.name for p in inspect.signature(module.forward).parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]  # fmt: skip
+    names = module.input_names
     if len(names) < len(shapes):
-        names = [f"x{k}" if len(shapes) > 1 else "x" for k in range(len(shapes))]
+        names = tuple(f"x{k}" for k in range(len(shapes))) if len(shapes) > 1 else ("x",)
     return dict(zip(names, shapes, strict=False))

@@ -22,6 +22,7 @@ from cnncc.ops import (  # noqa: I001  (the order is the table's)
     cut,
     index,
     resize,
+    random,
     layout,
 )
 from cnncc.ops.registry import TABLE, Arg, Op, Sample, define, lookup
@@ -48,6 +49,7 @@ FAMILIES = (
     cut,
     index,
     resize,
+    random,
     layout,
 )
 

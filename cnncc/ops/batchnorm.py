@@ -1,4 +1,4 @@
-"""Batch norm: with known statistics (inference), and with those of the batch (training)."""
+"""Batch norm: with known statistics (inference), with those of the batch (training), and how the known ones follow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from cnncc.ir.graph import Value
 from cnncc.ir.types import Type
-from cnncc.ops.common import Gradients, inverse_count, per_channel
+from cnncc.ops.common import Gradients, check_float, check_shape, inverse_count, per_channel
 from cnncc.ops.lowering import Lowering, Operand
 from cnncc.ops.moments import (
     EpsAttrs,
@@ -21,7 +21,7 @@ from cnncc.ops.moments import (
     normalised,
     spread,
 )
-from cnncc.ops.registry import Arg, Sample, define
+from cnncc.ops.registry import Arg, NoAttrs, Sample, define
 
 # -- batch_norm: with known statistics -------------------------------------------------------------------------------
 
@@ -182,4 +182,38 @@ batch_norm_train = define(
         Sample((Arg((3, 3, 4)), _C, _C), EpsAttrs()),
     ),
     doc="Batch norm with the statistics of this batch; also gives them (the variance biased).",
+)
+
+# -- moving_average --------------------------------------------------------------------------------------------------
+
+
+def _moving_infer(attrs: NoAttrs, old: Type, new: Type, rate: Type, count: Type | None) -> Type:
+    """old and new alike, rate and count scalars of their dtype."""
+    check_float(old=old, new=new, rate=rate, count=count)
+    check_shape("new", new.shape, old.shape)
+    check_shape("rate", rate.shape, ())
+    if count is not None:
+        check_shape("count", count.shape, ())
+    return old
+
+
+def _moving_formula(m: Any, attrs: NoAttrs, old: Any, new: Any, rate: Any, *count: Any) -> Any:
+    one = m.like(1, old)
+    if count and count[0] is not None:
+        new = new * m.divide(count[0], m.maximum(count[0] - one, one))
+    return old * (one - rate) + new * rate
+
+
+moving_average = define(
+    "moving_average",
+    ("old", "new", "rate", "count?"),
+    infer=_moving_infer,
+    formula=_moving_formula,
+    no_grad="running statistics are no part of what is differentiated",
+    samples=(
+        Sample((_C, _C, Arg((), value=0.25)), NoAttrs()),
+        Sample((_VAR, _VAR, Arg((), value=0.1), Arg((), value=24.0)), NoAttrs()),
+    ),
+    doc="(1 - rate) old + rate new, as batch norm keeps statistics. With count, `new` is a variance of that many "
+    "elements and is made unbiased first, count / (count - 1), as PyTorch does; without, as ONNX.",
 )

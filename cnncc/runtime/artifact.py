@@ -45,7 +45,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # entries carry no time: the same model gives th
 def save(executable: Executable, path: Path) -> None:
     """Writes an executable, with its present state, to a file that appears whole or not at all."""
     program = executable.program
-    constants = {**program.constants, **dict(executable.state)}
+    constants = {**program.constants, **{n: executable.state[n] for n in executable.state if n in program.constants}}
     write(replace(program, constants=constants), path)
 
 
