@@ -71,6 +71,19 @@ def batch_norm_train(e: Exporter, node: Node, x: str, gamma: str, beta: str) -> 
     return e.emit("BatchNormalization", x, gamma, beta, mean, var, epsilon=node.attrs.eps), mean, var
 
 
+def moving_average(e: Exporter, node: Node, old: str, new: str, rate: str, count: str = "") -> Any:
+    """(1 - rate) old + rate new, new times count / max(count - 1, 1)."""
+    one = e.number(1, node.outputs[0])
+    if count:
+        new = e.emit("Mul", new, e.emit("Div", count, e.emit("Max", e.emit("Sub", count, one), one)))
+    return e.emit("Add", e.emit("Mul", old, e.emit("Sub", one, rate)), e.emit("Mul", new, rate))
+
+
+def dropout(e: Exporter, node: Node, x: str) -> Any:
+    """Dropout, as in inference."""
+    return e.emit("Dropout", x, e.constant(np.asarray(node.attrs.p, np.float32)))
+
+
 def layer_norm(e: Exporter, node: Node, *x: str) -> Any:
     """LayerNormalization."""
     return e.emit("LayerNormalization", *x, axis=node.attrs.axis, epsilon=node.attrs.eps)
@@ -119,6 +132,8 @@ TABLE: dict[str, Callable[..., Any]] = {
     "average_pool": average_pool,
     "batch_norm": batch_norm,
     "batch_norm_train": batch_norm_train,
+    "moving_average": moving_average,
+    "dropout": dropout,
     "layer_norm": layer_norm,
     "instance_norm": instance_norm,
     "group_norm": group_norm,

@@ -63,7 +63,7 @@ class AlphaDropout(_Dropout):
         keep = 1 - self.p
         if keep == 0:
             return x * 0.0
-        a = (keep * (1 + self.p * _SELU**2)) ** -0.5
+        a = float((keep * (1 + self.p * _SELU**2)) ** -0.5)
         shifted = x.trace.dropout(x - _SELU, self.p, self.axes) * keep  # x - s or 0
         return (shifted + _SELU) * a - _SELU * a * self.p
 

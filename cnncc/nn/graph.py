@@ -103,7 +103,7 @@ class GraphModule(Module):
             assert xs[0] is not None
             return (trace.dropout(xs[0], node.attrs.p),)
         try:
-            attrs = bind_attrs(node.attrs, sizes)  # type: ignore[arg-type]
+            attrs = bind_attrs(node.attrs, sizes)
             op = lookup(node.op)
             types = op.infer_types(attrs, [None if x is None else x.value.type for x in xs])
         except GraphError as error:
@@ -151,7 +151,7 @@ def _sizes(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, Dim]:
             if sizes.setdefault(d.name, e) != e:
                 raise GraphError(f"input '{value.name}' axis {axis}: {d} is {sizes[d.name]} elsewhere, got {e}")
     for value, tensor in zip(graph.inputs, inputs, strict=True):
-        wanted = substitute_shape(value.type.shape, sizes)  # type: ignore[arg-type]
+        wanted = substitute_shape(value.type.shape, sizes)
         if wanted != tensor.shape:
             text = "x".join(map(str, value.type.shape)), "x".join(map(str, tensor.shape))
             more = "; load it with a symbolic batch" if wanted[1:] == tensor.shape[1:] else ""

@@ -22,6 +22,13 @@ def generator() -> np.random.Generator:
     return _GENERATOR[0]
 
 
+def new_random(seed: int | None = None) -> np.ndarray:
+    """A state of dropout's random numbers, u32 (seed, seed, step); without a seed, one drawn from `generator`."""
+    if seed is None:
+        return np.array([*generator().integers(0, 2**32, 2, np.uint32), 0], np.uint32)
+    return np.array([seed % 2**32, seed // 2**32 % 2**32, 0], np.uint32)
+
+
 def uniform(shape: Sequence[int], bound: float) -> Parameter:
     """Uniform in [-bound, bound], float32."""
     return Parameter(generator().uniform(-bound, bound, tuple(shape)).astype(np.float32))

@@ -86,6 +86,8 @@ class Trace:
             if self.as_inputs:
                 self.random = self.builder.input(RANDOM, (3,), "u32")
             else:
+                from cnncc.nn.init import new_random
+
                 self.random = self.builder.constant(new_random())
             self.updates[RANDOM] = self.builder.add(self.random, np.array([0, 0, 1], np.uint32))
         self._streams += 1
@@ -101,13 +103,6 @@ class Trace:
 
 
 RANDOM = "random_state"  # the graph input that seeds dropout: seed, seed, step
-
-
-def new_random() -> np.ndarray:
-    """A state of the random numbers, from the generator that `manual_seed` seeds."""
-    from cnncc.nn.init import generator
-
-    return np.array([*generator().integers(0, 2**32, 2, np.uint32), 0], np.uint32)
 
 
 def _short(data: np.ndarray) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 from cnncc.errors import GraphError
 from cnncc.ir.dtype import short_name
 from cnncc.ir.graph import Graph, Value
+from cnncc.ir.types import Type
 from cnncc.nn.module import Module
-from cnncc.nn.tensor import Tensor, Trace
+from cnncc.nn.tensor import RANDOM, Tensor, Trace
 
 
 @dataclass
@@ -26,7 +28,8 @@ class Traced:
 def trace(module: Module, shapes: Any, dtype: str = "f32") -> Graph:
     """The graph of a module for inputs of the given shapes, parameters as constants.
 
-    shapes: {"x": (1, 3, 224, 224)}, a sequence of shapes, or one shape; a string is a symbolic dimension ("N").
+    shapes: {"x": (1, 3, 224, 224)}, a sequence of shapes, or one shape; a string is a symbolic dimension ("N"). Types
+    and arrays may stand for shapes.
     """
     return traced(module, shapes, as_inputs=False, dtype=dtype).graph
 
@@ -37,7 +40,11 @@ def traced(module: Module, shapes: Any, as_inputs: bool, dtype: str = "f32") -> 
     context = Trace(module, type(module).__name__, as_inputs)
     inputs = []
     for name, spec in named.items():
-        shape, kind = (spec.shape, short_name(spec.dtype)) if isinstance(spec, np.ndarray) else (spec, dtype)
+        shape, kind = spec, dtype
+        if isinstance(spec, np.ndarray):
+            shape, kind = spec.shape, short_name(spec.dtype)
+        elif isinstance(spec, Type):
+            shape, kind = spec.shape, spec.dtype
         inputs.append(Tensor(context.builder.input(name, shape, kind), context))
     result = module(*inputs)
     outputs = result if isinstance(result, (tuple, list)) else (result,)
@@ -48,14 +55,34 @@ def traced(module: Module, shapes: Any, as_inputs: bool, dtype: str = "f32") -> 
     return Traced(context.builder.finish(), context.updates)
 
 
+@contextlib.contextmanager
+def in_mode(module: Module, training: bool) -> Iterator[None]:
+    """Inside, the module is in evaluation mode, or in training mode: what is in evaluation mode within a module in
+    training mode stays so. Afterwards it is as it was."""
+    before = [(m, m.training) for _, m in module.named_modules()]
+    if module.training != training:
+        module.train(training)
+    if not training:
+        module.eval()
+    try:
+        yield
+    finally:
+        for m, mode in before:
+            object.__setattr__(m, "training", mode)
+
+
 def run(module: Module, arrays: Sequence[np.ndarray]) -> Any:
-    """Trace a module for some arrays and run it with the interpreter."""
+    """Trace a module for some arrays and run it with the interpreter; in training mode its buffers move."""
     from cnncc.interpret import interpret
 
-    graph = traced(module, list(arrays), as_inputs=False).graph
-    results = interpret(graph, dict(zip((v.name for v in graph.inputs), arrays, strict=True)))
-    values = tuple(results.values())
-    return values[0] if len(values) == 1 else values
+    found = traced(module, list(arrays), as_inputs=False)
+    graph, count = found.graph, len(found.graph.outputs)
+    moved = {name: value for name, value in found.updates.items() if name != RANDOM}
+    graph.outputs, graph.output_names = [*graph.outputs, *moved.values()], [*graph.output_names, *moved]
+    results = list(interpret(graph, dict(zip((v.name for v in graph.inputs), arrays, strict=True))).values())
+    if moved:
+        module.load_state_dict({**module.state_dict(), **dict(zip(moved, results[count:], strict=True))})
+    return results[0] if count == 1 else tuple(results[:count])
 
 
 def _named(module: Module, shapes: Any) -> Mapping[str, Any]:

@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnncc.autodiff import value_and_grad
 from cnncc.builder import Builder
-from cnncc.driver import Progress, compile_graph
+from cnncc.driver import Progress, compile, compile_graph
 from cnncc.errors import GraphError
-from cnncc.ir.dims import symbol
 from cnncc.ir.graph import Graph, Value
-from cnncc.ir.types import Type
 from cnncc.losses import Loss, find_loss
+from cnncc.nn.graph import GraphModule
+from cnncc.nn.init import new_random
 from cnncc.nn.module import Module
-from cnncc.nn.tracing import traced
+from cnncc.nn.tensor import RANDOM
+from cnncc.nn.tracing import in_mode, trace
 from cnncc.optim import Optimizer
-from cnncc.passes.manager import Context
-from cnncc.passes.pooling import order_pools
 from cnncc.targets.machine import find_target
 from cnncc.targets.target import Target
+from cnncc.train.batch import Batch, BatchTypes
+from cnncc.train.graphs import (
+    Measures,
+    StepGraph,
+    evaluation_graph,
+    fix,
+    prediction_graph,
+    training_graph,
+)
+from cnncc.train.metrics import Metric, find_metrics
 from cnncc.train.update import Update
 
-NEW = ".next"  # suffix of the output that replaces a state input
+if TYPE_CHECKING:
+    from cnncc.runtime.executable import Executable
 
 
 class TrainStep:
-    """`step(x, y)` runs forward, loss, backward and the optimizer's update, and returns {"loss": float}.
+    """`step(x, y)` runs forward, loss, backward and the optimizer's update, and returns {"loss": float, ...}.
 
-    model: a cnncc.nn module, or a Graph (from ONNX: its floating-point constants of rank 1 or more are trained).
-    loss: a name ("cross_entropy"), a record of cnncc.losses, or a function (builder, output, target) -> scalar value.
-    optimizer: cnncc.optim.SGD(...); its `lr` may be changed between steps, which compiles nothing.
+    model: a cnncc.nn module (its modes are as under `train()`; what was put into evaluation mode inside of it stays
+        there), or a Graph from ONNX, which is trained as `cnncc.nn.GraphModule(graph)`.
+    loss: a name ("cross_entropy"), a record of cnncc.losses, or a function (builder, output, target) -> scalar value;
+        where there are several outputs or targets it gets tuples.
+    optimizer: cnncc.optim.SGD(...); its hyperparameters may be changed between steps, which compiles nothing.
     clip_norm, clip_value: bounds of the gradients (see `cnncc.train.update.Update`).
+    metrics: what is returned beside the loss: "accuracy", "top5", ... (`cnncc.train.metrics`), or functions like a
+        loss; a mapping gives them names.
+    seed: of dropout; left out, drawn from the generator that `cnncc.nn.manual_seed` seeds.
 
-    The first call fixes the shapes except the batch, and compiles; another batch size compiles nothing.
+    x is an array, a tuple of them or a dict by the names of the model's inputs; y an array, a tuple, or None. The first
+    call fixes the shapes except the batch, and compiles; another batch size compiles nothing.
     """
 
     def __init__(
@@ -47,141 +63,222 @@ class TrainStep:
         threads: int | None = None,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        *,
+        metrics: Sequence[str | Metric] | Mapping[str, str | Metric] = (),
+        seed: int | None = None,
     ):
         self.model = model
+        self.module = GraphModule(model) if isinstance(model, Graph) else model
         self.optimizer = optimizer
-        self._update = Update(optimizer, clip_norm, clip_value)
-        self._loss = find_loss(loss)
-        self._target = find_target(target, threads)
-        self._executable: Any = None
-        self.graph: Graph | None = None  # the whole step as it was compiled, before any pass
-        self._restored: dict[str, np.ndarray] = {}
-        self._signature: tuple[Any, ...] = ()
         self.progress = Progress()
+        self._update = Update(optimizer, clip_norm, clip_value)
+        self._measures = Measures(find_loss(loss), find_metrics(metrics))
+        self._target = find_target(target, threads)
+        self._random = new_random(seed)
+        self._executable: Executable | None = None
+        self._made: StepGraph | None = None
+        self._types: BatchTypes | None = None
+        self._others: dict[str, tuple[StepGraph, Executable]] = {}
+        self._arrays: dict[str, np.ndarray] = {}  # what is not in the executable's state
 
-    def __call__(self, x: Any, y: Any) -> dict[str, float]:
+    def __call__(self, x: Any, y: Any = None) -> dict[str, float]:
         """One update on a batch: x [N, ...], y [N, ...] (labels for cross_entropy). Raises GraphError where shapes
         differ from the first batch's in more than N."""
-        x, y = np.asarray(x), np.asarray(y)
         self.prepare(x, y)
-        result = self._executable.run(self.feeds(x, y))
-        return {name: float(value) for name, value in result.items()}
+        assert self._executable is not None
+        return _scalars(self._executable.run(self.feeds(x, y)))
 
-    def prepare(self, x: np.ndarray, y: np.ndarray) -> None:
+    def prepare(self, x: Any, y: Any = None) -> None:
         """Compile for batches like this one, where that is not done yet; no step is made. Raises GraphError where the
         step is compiled for others."""
-        signature = (x.shape[1:], x.dtype, y.shape[1:], y.dtype)
+        self._batch(x, y)
         if self._executable is None:
-            self._compile(x, y)
-            self._signature = signature
-        elif signature != self._signature:
-            raise GraphError(f"step: batches must be like the first one, {self._signature}, got {signature}")
+            self._compile()
 
-    def feeds(self, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    def feeds(self, x: Any, y: Any = None) -> dict[str, np.ndarray]:
         """The inputs of the step's graph that are not state, by name, with the hyperparameters as they are now."""
-        return {"x": x, "y": y, **self._update.feeds()}
+        assert self._made is not None, "call prepare first"
+        return {**self._named(self._made, self._batch(x, y)), **self._update.feeds()}
+
+    def evaluate(self, x: Any, y: Any = None) -> dict[str, float]:
+        """Loss and metrics of a batch in evaluation mode, with the present parameters; updates nothing."""
+        return self.assess(x, y)[0]
+
+    def assess(self, x: Any, y: Any = None) -> tuple[dict[str, float], Any]:
+        """`evaluate`, and the model's output (a tuple where it has several) with it."""
+        batch = self._batch(x, y)
+        made, executable = self._other("assess")
+        results = executable.run(self._named(made, batch))
+        measured = _scalars({name: results.pop(name) for name in made.measured})
+        return measured, _one_or_all(results)
+
+    def predict(self, x: Any) -> Any:
+        """The model's output on a batch in evaluation mode, with the present parameters; a tuple where it has several.
+
+        It runs on the parameters where they lie. `compile_inference` gives something faster that stays as it is.
+        """
+        inputs = Batch.of(x, None, self.module.input_names).inputs
+        if self._types is None:
+            self._types = BatchTypes(Batch(inputs, ()).types.inputs, ())
+        made, executable = self._other("predict")
+        return _one_or_all(executable.run(self._named(made, Batch(inputs, ()))))
 
     @property
-    def executable(self) -> Any:
+    def graph(self) -> Graph | None:
+        """The whole step as it was compiled, before any pass; None before."""
+        return None if self._made is None else self._made.graph
+
+    @property
+    def executable(self) -> Executable | None:
         """The compiled step, None before the first call."""
         return self._executable
 
+    # -- state ---------------------------------------------------------------------------------------------------------
+
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Parameters and buffers under torch's names, optimizer state as ``<parameter>.<slot>`` beside them."""
-        if self._executable is None:
-            return {**self._initial_parameters(), **self._restored}
-        return {name: self._executable.state[name] for name in self._executable.state}
+        """Copies of all that a run continues from: parameters and buffers under torch's names, optimizer state as
+        ``<parameter>.<slot>`` and the state of dropout's random numbers beside them."""
+        state = {**self.module.state_dict(), **{name: array.copy() for name, array in self._arrays.items()}}
+        if self._executable is not None:
+            state.update(self._executable.state)
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave. Raises GraphError for names and shapes that do not fit."""
-        if self._executable is None:
-            self._restored = {k: np.asarray(v) for k, v in state.items()}
+        """Take back what `state_dict` gave, or the parameters and buffers of a torch module alone.
+
+        Frozen parameters are constants of the compiled step: where they differ, the next call compiles. Raises
+        GraphError listing the names and shapes that do not fit, and parameters and buffers that are missing.
+        """
+        given = {name: _array(value) for name, value in state.items()}
+        self._check(given)
+        live = {} if self._executable is None else self._executable.state
+        changed = {n: a for n, a in given.items() if n not in live}
+        if self._executable is not None and any(not _same(self._value(n), a) for n, a in changed.items()):
+            self._arrays = {**self.state_dict(), **given}
+            self._executable, self._made = None, None
+            self._others = {}
             return
-        for name, array in state.items():
-            self._executable.state[name] = array
+        self._arrays.update(changed)
+        if self._executable is None:
+            self._others = {}  # they hold the former values as constants
+        for name in given:
+            if name in live:
+                live[name] = given[name]
 
     def sync(self) -> Module | Graph:
         """The model with the trained parameters: the module itself (updated), or a new graph."""
         state = self.state_dict()
-        if isinstance(self.model, Module):
-            own = self.model.state_dict()
-            self.model.load_state_dict({**own, **{k: v for k, v in state.items() if k in own}})
-            return self.model
-        graph = self.model.copy()
-        for value in graph.constants:
-            if value.name in state:
-                value.data = state[value.name]
-        return graph
+        own = self.module.state_dict()
+        self.module.load_state_dict({name: state[name] for name in own})
+        return self.module.to_graph() if isinstance(self.model, Graph) else self.model
 
-    # -- building the step --------------------------------------------------------------------------------------------
+    # -- afterwards ----------------------------------------------------------------------------------------------------
 
-    def _initial_parameters(self) -> dict[str, np.ndarray]:
-        if isinstance(self.model, Module):
-            return self.model.state_dict()
-        return {v.name: v.data for v in _trainable(self.model) if v.data is not None}
+    def inference_graph(self) -> Graph:
+        """The model in evaluation mode with the present parameters as constants, for `cnncc.compile` and
+        `cnncc.to_onnx`; the batch is symbolic. The module gets the parameters, too (`sync`)."""
+        model = self.sync()
+        if isinstance(model, Graph):
+            return model
+        if self._types is None:
+            raise GraphError(f"{type(model).__name__}: run a step first, which tells the shapes of the inputs")
+        names = self.module.input_names
+        if len(names) < len(self._types.inputs):
+            names = ("x",) if len(self._types.inputs) == 1 else tuple(f"x{k}" for k in range(len(self._types.inputs)))
+        with in_mode(model, training=False):
+            return trace(model, dict(zip(names, self._types.inputs, strict=False)))
 
-    def _compile(self, x: np.ndarray, y: np.ndarray) -> None:
-        graph, trained, updates = self._forward(x)
-        trained = self._update.trained(trained)
-        arrays = self._initial_parameters()
-        b = Builder(graph)
-        target = b.input("y", ("N", *y.shape[1:]), Type.of(y).dtype)
-        (output,) = graph.outputs[:1]
-        loss = self._loss(b, output, target, {v.name: v for v in graph.inputs if v.name in trained})
-        graph.outputs, graph.output_names = [loss, *updates.values()], ["loss", *(n + NEW for n in updates)]
-        order_pools(graph, Context())  # before it is differentiated: the gradients then have the smaller image as well
-        both = value_and_grad(graph, wrt=trained, of="loss")
-        gradients = dict(zip(trained, both.outputs[len(graph.outputs) :], strict=True))
-        outputs = list(zip(both.outputs[: len(graph.outputs)], graph.output_names, strict=True))
-        b = Builder(both)
-        inputs = {v.name: v for v in both.inputs}
-        made = self._update.append(b, {n: inputs[n] for n in trained}, gradients)
-        outputs += [(value, name) for name, value in made.metrics.items()]
-        outputs += [(value, name + NEW) for name, value in made.new.items()]
-        initial = {**{n: arrays[n] for n in (*trained, *updates)}, **made.initial}
-        both.outputs, both.output_names = [v for v, _ in outputs], [n for _, n in outputs]
-        initial = {n: np.asarray(self._restored.get(n, a)) for n, a in initial.items()}
-        frozen = [v for v in both.inputs if v.name in arrays and v.name not in initial]
-        _freeze(both, frozen, arrays)
-        self.graph = both
-        replaced = {n.removesuffix(NEW): n for n in both.output_names if n.endswith(NEW)}
-        self._executable = compile_graph(both, self._target, progress=self.progress, state=replaced, initial=initial)
+    def compile_inference(self, **options: Any) -> Executable:
+        """The trained model compiled for inference (batch norms folded, weights packed); options as `cnncc.compile`."""
+        options.setdefault("target", self._target)
+        return compile(self.inference_graph(), **options)
 
-    def _forward(self, x: np.ndarray) -> tuple[Graph, list[str], dict[str, Value]]:
-        """The forward graph with parameters as inputs, names of what is trained, new values of buffers."""
-        if isinstance(self.model, Module):
-            found = traced(self.model.train(), {"x": ("N", *x.shape[1:])}, as_inputs=True, dtype=Type.of(x).dtype)
-            names = {v.name for v in found.graph.inputs}
-            trained = [n for n, p in self.model.named_parameters() if p.requires_grad and n in names]
-            return found.graph, trained, found.updates
-        if len(self.model.inputs) != 1:
-            raise GraphError(f"{self.model.name}: a graph to train has one input, got {len(self.model.inputs)}")
-        graph = self.model.copy()
-        trained = [v.name for v in _trainable(graph)]
-        (value,) = graph.inputs
-        value.name = "x"
-        value.type = value.type.with_(shape=(symbol("N"), *x.shape[1:]))
-        for constant in _trainable(graph):
-            constant.data = None
-            graph.constants.remove(constant)
-            graph.inputs.append(constant)
-        return _inferred(graph), trained, {}
+    def to_onnx(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """The trained model as an ONNX model, as `cnncc.to_onnx`."""
+        from cnncc.edges.onnx_export import to_onnx
+
+        return to_onnx(self.inference_graph(), path)
+
+    # -- compilation ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _named(made: StepGraph, batch: Batch) -> dict[str, np.ndarray]:
+        return dict(zip(made.feeds, (*batch.inputs, *batch.targets), strict=True))
+
+    def _batch(self, x: Any, y: Any) -> Batch:
+        batch = Batch.of(x, y, self.module.input_names)
+        types = batch.types
+        if self._types is None or (self._executable is None and self._types.inputs == types.inputs):
+            self._types = types
+        elif types != self._types:
+            raise GraphError(f"step: batches must be like the first one, {self._types}, got {types}")
+        return batch
+
+    def _all(self) -> dict[str, np.ndarray]:
+        """Parameters, buffers and the random state as they are now."""
+        return {RANDOM: self._random, **self.state_dict()}
+
+    def _compile(self) -> None:
+        assert self._types is not None
+        self._others = {}
+        arrays = self._all()
+        names = (*self.module.state_dict(), RANDOM)
+        made = training_graph(self.module, self._types, {n: arrays[n] for n in names}, self._measures, self._update)
+        unknown = [n for n in self._arrays if n not in made.initial and n not in names]
+        if unknown:
+            raise GraphError(f"load_state_dict: the model and its optimizer have no {', '.join(unknown)}")
+        initial = {name: np.asarray(self._arrays.get(name, a), a.dtype) for name, a in made.initial.items()}
+        for name, array in made.initial.items():
+            if initial[name].shape != array.shape:
+                raise GraphError(f"load_state_dict: {name}: shape must be {array.shape}, got {initial[name].shape}")
+        self._executable = compile_graph(
+            made.graph, self._target, progress=self.progress, state=made.replaced, initial=initial
+        )
+        self._made = made
+        self._arrays = {n: a for n, a in self._arrays.items() if n not in initial}
+
+    def _other(self, kind: str) -> tuple[StepGraph, Executable]:
+        """The executable for evaluation or prediction, on the state of the step's."""
+        if kind not in self._others:
+            assert self._types is not None
+            arrays = self._all()
+            if kind == "assess":
+                made = evaluation_graph(self.module, self._types, arrays, self._measures, self._update)
+            else:
+                made = prediction_graph(self.module, self._types, arrays)
+            shared = None if self._executable is None else self._executable.state
+            fix(made.graph, {n: a for n, a in arrays.items() if shared is None or n not in shared})
+            self._others[kind] = made, compile_graph(made.graph, self._target, progress=self.progress, shared=shared)
+        return self._others[kind]
+
+    def _value(self, name: str) -> np.ndarray | None:
+        return self._arrays.get(name, self.module.state_dict().get(name))
+
+    def _check(self, given: Mapping[str, np.ndarray]) -> None:
+        own: dict[str, Any] = dict(self.module.state_dict())
+        problems = [f"missing {n}" for n in own if n not in given]
+        if self._executable is not None:
+            own.update(self._executable.state)
+            problems += [f"unexpected {n}" for n in given if n not in own and n != RANDOM]
+        for name, array in given.items():
+            if name in own and array.shape != own[name].shape:
+                problems.append(f"{name}: shape must be {own[name].shape}, got {array.shape}")
+        if problems:
+            raise GraphError(f"load_state_dict: {'; '.join(problems)}")
 
 
-def _trainable(graph: Graph) -> list[Value]:
-    """Floating-point constants that look like parameters: of rank 1 or more, and not a statistic of a batch norm."""
-    statistics = {v for n in graph.nodes if n.op == "batch_norm" for v in n.inputs[3:]}
-    return [v for v in graph.constants if v.type.rank and v.type.dtype in ("f32", "f64") and v not in statistics]
+def _scalars(results: Mapping[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(value) for name, value in results.items()}
 
 
-def _inferred(graph: Graph) -> Graph:
-    from cnncc.ir.reshape import bind_symbols
+def _one_or_all(results: Mapping[str, np.ndarray]) -> Any:
+    arrays = tuple(results.values())
+    return arrays[0] if len(arrays) == 1 else arrays
 
-    return bind_symbols(graph, {})
+
+def _array(value: Any) -> np.ndarray:
+    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
 
 
-def _freeze(graph: Graph, values: Sequence[Value], arrays: Mapping[str, np.ndarray]) -> None:
-    for value in values:
-        graph.inputs.remove(value)
-        value.data = arrays[value.name]
-        graph.constants.append(value)
+def _same(old: np.ndarray | None, new: np.ndarray) -> bool:
+    return old is not None and old.dtype == new.dtype and bool(np.array_equal(old, new, equal_nan=True))
