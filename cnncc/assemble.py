@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from cnncc.ir.dims import affine
 from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ir.types import Type
 from cnncc.passes.memory import Plan, Size
+from cnncc.runtime.arena import aligned, empty
 from cnncc.runtime.machine import cpu_flags
 from cnncc.runtime.program import Affine, Buffer, Call, Dim, Port, Program
+from cnncc.runtime.threads import default_threads
 from cnncc.targets.target import Target
 
 _VECTOR_FLAGS = ("avx", "fma", "bmi", "f16c", "sse4")
@@ -62,7 +65,7 @@ def assemble(
         inputs=inputs,
         outputs=outputs,
         kernels=objects,
-        constants=table.constants,
+        constants=table.arrays(),
         symbols=graph.symbols,
         arena=_size(plan.arena),
         threads=target.threads,
@@ -94,7 +97,7 @@ class _Buffers:
         self.state = {v for v in graph.inputs if v.name in initial}
         self.initial = initial
         self.buffers: list[Buffer] = []
-        self.constants: dict[str, np.ndarray] = {}
+        self.packing: dict[str, Value] = {}
         self.ids: dict[Value, int] = {}
 
     def of(self, value: Value) -> int:
@@ -110,6 +113,13 @@ class _Buffers:
         self.buffers.append(Buffer(name, type_.numpy.name, _dims(type_.shape), "arena", _size(offset)))
         return len(self.buffers) - 1
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Weights as kernels read them, and first values of state, by buffer. Several threads pack the weights: numpy
+        releases the GIL where it copies."""
+        with ThreadPoolExecutor(default_threads(), "cnncc-pack") as pool:
+            packed = dict(zip(self.packing, pool.map(_packed, self.packing.values()), strict=True))
+        return packed | {v.name: self.initial[v.name] for v in self.ids if v in self.state}
+
     def _make(self, value: Value) -> Buffer:
         shape, dtype = _dims(value.type.physical), value.type.numpy.name
         if value in self.plan.views:
@@ -119,16 +129,22 @@ class _Buffers:
             return Buffer(value.name, dtype, shape, self.buffers[base].kind, view.offset, base, pitch)
         if value.data is not None:
             name = f"{value.name}#{len(self.buffers)}"
-            self.constants[name] = value.type.layout.pack(value.data)
+            self.packing[name] = value
             return Buffer(name, dtype, shape, "constant")
         if value in self.state:
-            self.constants[value.name] = self.initial[value.name]
             return Buffer(value.name, dtype, shape, "state")
         if value in self.graph.inputs:
             return Buffer(value.name, dtype, shape, "input")
         if value in self.graph.outputs:
             return Buffer(value.name, dtype, shape, "output")
         return Buffer(value.name, dtype, shape, "arena", _size(self.plan.offsets[value]))
+
+
+def _packed(value: Value) -> np.ndarray:
+    """A constant in its layout, aligned for kernels; itself where it lies so already."""
+    layout, data = value.type.layout, value.data
+    assert data is not None
+    return layout.pack(data, empty(layout.physical(data.shape), data.dtype)) if layout else aligned(layout.pack(data))
 
 
 def _size(size: Size) -> Dim:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from cnncc.errors import GraphError
 
@@ -67,7 +68,7 @@ class ConvProblem:
         """The batch that decisions assume."""
         return self.n if isinstance(self.n, int) else self.hint
 
-    @property
+    @cached_property
     def out(self) -> tuple[int, ...]:
         """Spatial output sizes."""
         r = self.rank

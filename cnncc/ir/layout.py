@@ -66,12 +66,16 @@ class Layout:
         inner = {axis: physical[rank + k] for k, (axis, _) in enumerate(self.blocks)}
         return tuple(physical[a] * self.factor(a) + inner[a] if a in inner else physical[a] for a in range(rank))
 
-    def pack(self, array: np.ndarray) -> np.ndarray:
-        """Array of the logical shape --> contiguous array of the physical shape, padding filled with zeros."""
-        if not self.blocks:
-            return np.asarray(array, order="C")
-        rank = array.ndim
-        pad = [(0, -array.shape[a] % self.factor(a)) for a in range(rank)]
+    def pack(self, array: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Array of the logical shape --> contiguous array of the physical shape, padding filled with zeros.
+
+        `out` takes the result; left out, it is a fresh array, or the given one where that is packed already.
+        """
+        if out is None:
+            if not self.blocks:
+                return np.asarray(array, order="C")
+            out = np.empty(self.physical(array.shape), array.dtype)
+        pad = [(0, -extent % self.factor(a)) for a, extent in enumerate(array.shape)]
         if any(p for _, p in pad):
             array = np.pad(array, pad)
         split: list[int] = []
@@ -85,7 +89,8 @@ class Layout:
                 at[axis] = len(split)
                 split.append(f)
         order = [*outer, *(at[a] for a, _ in self.blocks)]
-        return np.ascontiguousarray(array.reshape(split).transpose(order))
+        out[...] = array.reshape(split).transpose(order)
+        return out
 
     def unpack(self, array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """Inverse of `pack`: physical array --> array of the given logical shape."""

@@ -10,7 +10,7 @@ from math import prod
 
 from cnncc.ops.winograd_matrices import axes, side
 from cnncc.targets.algorithm import Cost
-from cnncc.targets.cpu.tiling import FORK_SECONDS, registers
+from cnncc.targets.cpu.tiling import FORK_SECONDS, divisors, registers
 from cnncc.targets.cpu.variety import varied
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
@@ -61,6 +61,7 @@ class Axis:
         return tiles * self.m + self.taps - 1
 
 
+@lru_cache(maxsize=4096)
 def tile_axes(p: ConvProblem, m: int) -> tuple[Axis, Axis]:
     """The last two axes; a 1-D convolution has one row."""
     last = [
@@ -85,7 +86,7 @@ def partial_blocks(p: ConvProblem, target: Target) -> int:
     total, block = channel_blocks(p, target.block), target.block
     channels = 24 if target.fma and target.vector_bits == 128 else 16
     least = min(total, -(-channels // block))
-    grown = {d: _growth(d * block, total * block) for d in _divisors(total) if d >= least}
+    grown = {d: _growth(d * block, total * block) for d in divisors(total) if d >= least}
     best = min(grown.values())
     sensitive = p.rank > 1 and min(p.kernel[-2:]) > 3
     return max(
@@ -177,18 +178,18 @@ def _candidates(p: ConvProblem, target: Target, m: int) -> Iterator[WinogradTile
         for tw in _parts(x.tiles, 32):
             if th * tw > many:
                 continue
-            for panel in (d for d in _divisors(ob) if d <= 4):
+            for panel in (d for d in divisors(ob) if d <= 4):
                 held = [
                     (rh * rw, rh, rw)
-                    for rh in _divisors(th)
-                    for rw in _divisors(tw)
+                    for rh in divisors(th)
+                    for rw in divisors(tw)
                     if (rh * rw + 1) * panel * vectors + 2 <= target.vector_registers
                     and registers(rh * rw, panel * vectors, target) <= target.vector_registers
                 ]
                 if not held:
                     continue
                 _, rh, rw = max(held)
-                for share in (d for d in _divisors(ob) if d % panel == 0 and ob // d <= 16):
+                for share in (d for d in divisors(ob) if d % panel == 0 and ob // d <= 16):
                     tile = WinogradTile(m, block, th, tw, rh, rw, panel, share, part)
                     if scratch(p, target, tile) <= limit:
                         yield tile
@@ -230,7 +231,3 @@ def _one(axis: Axis) -> float:
 def _parts(total: int, most: int) -> list[int]:
     """Sizes that cut `total` into equal parts (the last one smaller), up to `most`."""
     return sorted({-(-total // k) for k in range(1, total + 1) if -(-total // k) <= most})
-
-
-def _divisors(n: int) -> list[int]:
-    return [d for d in range(1, n + 1) if n % d == 0]

@@ -29,6 +29,9 @@ def test_pack_and_unpack_are_inverse(case):
     packed = layout.pack(array)
     assert packed.shape == layout.physical(shape)
     assert packed.flags.c_contiguous
+    taken = np.full(packed.shape, -1, np.float32)
+    assert layout.pack(array, taken) is taken
+    assert np.array_equal(taken, packed)
     assert np.array_equal(layout.unpack(packed, shape), array)
     assert np.sort(packed[packed != 0]).tolist() == array.reshape(-1).tolist(), (
         "the padding is zero, the rest is there once"
