@@ -21,7 +21,7 @@ from cnncc.passes.manager import Context
 from cnncc.passes.pooling import order_pools
 from cnncc.train.batch import BatchTypes
 from cnncc.train.metrics import Metric
-from cnncc.train.update import Update
+from cnncc.train.update import Update, Updated
 
 NEW = ".next"  # suffix of the output that replaces a state input
 LOSS = "loss"
@@ -52,7 +52,8 @@ class StepGraph:
     """A graph with what it takes and gives.
 
     feeds: names of the batch's inputs, in order. measured: of the outputs that are loss and metrics. initial: first
-    values of its state; replaced: state --> the output that replaces it.
+    values of its state; replaced: state --> the output that replaces it. second: where the step accumulates gradients,
+    the graph on the same state that makes the update from them.
     """
 
     graph: Graph
@@ -60,6 +61,7 @@ class StepGraph:
     measured: tuple[str, ...] = ()
     initial: Mapping[str, np.ndarray] = field(default_factory=dict)
     replaced: Mapping[str, str] = field(default_factory=dict)
+    second: StepGraph | None = None
 
 
 def training_graph(
@@ -84,13 +86,20 @@ def training_graph(
     outputs = dict(zip(values, both.outputs, strict=False))
     inputs = {v.name: v for v in both.inputs}
     made = update.append(Builder(both), {n: inputs[n] for n in trained}, gradients)
-    outputs.update(made.metrics)
-    outputs.update({name + NEW: value for name, value in made.new.items()})
-    both.outputs, both.output_names = list(outputs.values()), list(outputs)
+    replaced = _set_outputs(both, outputs, made)
     initial = {**{n: arrays[n] for n in (*trained, *found.updates)}, **made.initial}
     fix(both, {n: a for n, a in arrays.items() if n not in initial})
-    replaced = {n.removesuffix(NEW): n for n in outputs if n.endswith(NEW)}
-    return StepGraph(both, (*feeds, *targets), tuple(scalars), initial, replaced)
+    second = None
+    if made.second is not None:
+        second = StepGraph(made.second[0], (), replaced=_set_outputs(made.second[0], {}, made.second[1]))
+    return StepGraph(both, (*feeds, *targets), tuple(scalars), initial, replaced, second)
+
+
+def _set_outputs(graph: Graph, outputs: Mapping[str, Value], made: Updated) -> dict[str, str]:
+    """Make what an update gives outputs, behind others; gives state --> the output that replaces it."""
+    whole = {**outputs, **made.metrics, **{name + NEW: value for name, value in made.new.items()}}
+    graph.outputs, graph.output_names = list(whole.values()), list(whole)
+    return {n.removesuffix(NEW): n for n in whole if n.endswith(NEW)}
 
 
 def evaluation_graph(

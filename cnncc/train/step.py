@@ -19,6 +19,7 @@ from cnncc.nn.module import Module
 from cnncc.nn.tensor import RANDOM
 from cnncc.nn.tracing import in_mode, trace
 from cnncc.optim import Optimizer
+from cnncc.runtime.state import State
 from cnncc.targets.machine import find_target
 from cnncc.targets.target import Target
 from cnncc.train.batch import Batch, BatchTypes
@@ -31,7 +32,7 @@ from cnncc.train.graphs import (
     training_graph,
 )
 from cnncc.train.metrics import Metric, find_metrics
-from cnncc.train.update import Update
+from cnncc.train.update import BATCHES, Update
 
 if TYPE_CHECKING:
     from cnncc.runtime.executable import Executable
@@ -45,7 +46,8 @@ class TrainStep:
     loss: a name ("cross_entropy"), a record of cnncc.losses, or a function (builder, output, target) -> scalar value;
         where there are several outputs or targets it gets tuples.
     optimizer: cnncc.optim.SGD(...); its hyperparameters may be changed between steps, which compiles nothing.
-    clip_norm, clip_value: bounds of the gradients (see `cnncc.train.update.Update`).
+    clip_norm, clip_value: bounds of the gradients. accumulate: so many batches make one update. See
+        `cnncc.train.update` for both.
     metrics: what is returned beside the loss: "accuracy", "top5", ... (`cnncc.train.metrics`), or functions like a
         loss; a mapping gives them names.
     seed: of dropout; left out, drawn from the generator that `cnncc.nn.manual_seed` seeds.
@@ -63,6 +65,7 @@ class TrainStep:
         threads: int | None = None,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        accumulate: int = 1,
         *,
         metrics: Sequence[str | Metric] | Mapping[str, str | Metric] = (),
         seed: int | None = None,
@@ -71,11 +74,12 @@ class TrainStep:
         self.module = GraphModule(model) if isinstance(model, Graph) else model
         self.optimizer = optimizer
         self.progress = Progress()
-        self._update = Update(optimizer, clip_norm, clip_value)
+        self._update = Update(optimizer, clip_norm, clip_value, accumulate)
         self._measures = Measures(find_loss(loss), find_metrics(metrics))
         self._target = find_target(target, threads)
         self._random = new_random(seed)
         self._executable: Executable | None = None
+        self._second: Executable | None = None  # makes the update from accumulated gradients, on the same state
         self._made: StepGraph | None = None
         self._types: BatchTypes | None = None
         self._others: dict[str, tuple[StepGraph, Executable]] = {}
@@ -86,7 +90,10 @@ class TrainStep:
         differ from the first batch's in more than N."""
         self.prepare(x, y)
         assert self._executable is not None
-        return _scalars(self._executable.run(self.feeds(x, y)))
+        results = self._executable.run(self.feeds(x, y))
+        if self._second is not None and self._executable.state[BATCHES] >= self._update.accumulate:
+            results.update(self._second.run(self._update.hyperparameters()))
+        return _scalars(results)
 
     def prepare(self, x: Any, y: Any = None) -> None:
         """Compile for batches like this one, where that is not done yet; no step is made. Raises GraphError where the
@@ -98,7 +105,8 @@ class TrainStep:
     def feeds(self, x: Any, y: Any = None) -> dict[str, np.ndarray]:
         """The inputs of the step's graph that are not state, by name, with the hyperparameters as they are now."""
         assert self._made is not None, "call prepare first"
-        return {**self._named(self._made, self._batch(x, y)), **self._update.feeds()}
+        batch = self._batch(x, y)
+        return {**self._named(self._made, batch), **self._update.feeds(len(batch.inputs[0]))}
 
     def evaluate(self, x: Any, y: Any = None) -> dict[str, float]:
         """Loss and metrics of a batch in evaluation mode, with the present parameters; updates nothing."""
@@ -231,8 +239,14 @@ class TrainStep:
         for name, array in made.initial.items():
             if initial[name].shape != array.shape:
                 raise GraphError(f"load_state_dict: {name}: shape must be {array.shape}, got {initial[name].shape}")
-        self._executable = compile_graph(
-            made.graph, self._target, progress=self.progress, state=made.replaced, initial=initial
+        state = None if made.second is None else State(initial)
+        self._executable, self._second = (
+            None
+            if g is None
+            else compile_graph(
+                g.graph, self._target, progress=self.progress, state=g.replaced, initial=initial, shared=state
+            )
+            for g in (made, made.second)
         )
         self._made = made
         self._arrays = {n: a for n, a in self._arrays.items() if n not in initial}

@@ -42,7 +42,7 @@ class Updating:
     def step(self, gradients: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One update; gives the metrics."""
         names = {v.name for v in self.graph.inputs}
-        feeds = {**{f"d_{n}": g for n, g in gradients.items() if f"d_{n}" in names}, **self.update.feeds()}
+        feeds = {**{f"d_{n}": g for n, g in gradients.items() if f"d_{n}" in names}, **self.update.hyperparameters()}
         if self._executable is not None:
             result = self._executable.run(feeds)
             self.state.update({n: self._executable.state[n] for n in self._executable.state})
