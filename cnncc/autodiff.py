@@ -9,7 +9,7 @@ backwards, sums the contributions of several uses, and brings every gradient to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from cnncc.ir.graph import Graph, Node, Value, rebuild
 from cnncc.ops.registry import lookup
 
 Name = str | Value
+Losses = Name | Sequence[Name] | Mapping[Name, float]
 
 
 class GradRule:
@@ -47,29 +48,33 @@ class GradRule:
 
 
 def grad(
-    graph: Graph, wrt: Sequence[Name] | None = None, of: Name | None = None, *, keep_outputs: bool = False
+    graph: Graph, wrt: Sequence[Name] | None = None, of: Losses | None = None, *, keep_outputs: bool = False
 ) -> Graph:
-    """The graph that computes the gradients of one scalar.
+    """The graph that computes the gradients of one scalar, or of a sum of several.
 
     wrt: names (or values) of inputs, constants or intermediate results; None: every floating-point input.
-    of: name of a scalar output (or any scalar value); None: the only output.
+    of: name of a scalar output (or any scalar value); several: the gradients are those of their sum, weighted where
+    a mapping gives weights; None: the only output. Nothing flows back through `stop_gradient`.
     The result has the same inputs, and outputs ``grad_<name>`` in the order of `wrt`, after the outputs of `graph`
     where `keep_outputs`. Raises GraphError where names are unknown or `of` is no floating-point scalar,
     UnsupportedError naming every operation in between that has no gradient.
     """
     tape = _Tape(graph)
-    target = tape.find(_only_output(graph) if of is None else of)
-    type_ = target.type
-    if not is_float(type_.dtype) or any(d != 1 for d in type_.shape):
-        raise GraphError(
-            f"%{target.name}: gradients are of a floating-point scalar, got {type_}; reduce it "
-            "(reduce_sum, reduce_mean), or use vjp, which takes the gradient of the result as an input"
-        )
-    seed = tape.b.constant(np.ones([1] * type_.rank, type_.numpy))
-    return tape.finish(_default(graph, wrt), {target: seed}, keep_outputs)
+    seeds: dict[Value, Value] = {}
+    for name, weight in _losses(graph, of):
+        target = tape.find(name)
+        type_ = target.type
+        if not is_float(type_.dtype) or any(d != 1 for d in type_.shape):
+            raise GraphError(
+                f"%{target.name}: gradients are of a floating-point scalar, got {type_}; reduce it "
+                "(reduce_sum, reduce_mean), or use vjp, which takes the gradient of the result as an input"
+            )
+        seed = tape.b.constant(np.full([1] * type_.rank, weight, type_.numpy))
+        seeds[target] = seed if target not in seeds else tape.b.add(seeds[target], seed)
+    return tape.finish(_default(graph, wrt), seeds, keep_outputs)
 
 
-def value_and_grad(graph: Graph, wrt: Sequence[Name] | None = None, of: Name | None = None) -> Graph:
+def value_and_grad(graph: Graph, wrt: Sequence[Name] | None = None, of: Losses | None = None) -> Graph:
     """`grad` with the outputs of the graph in front of the gradients."""
     return grad(graph, wrt, of, keep_outputs=True)
 
@@ -100,6 +105,17 @@ def vjp(
         seed = given if given is not None else tape.graph.add_input(label, target.type)
         seeds[target] = seed if target not in seeds else tape.b.add(seeds[target], seed)
     return tape.finish(_default(graph, wrt), seeds, keep_outputs)
+
+
+def _losses(graph: Graph, of: Losses | None) -> list[tuple[Name, float]]:
+    """What is differentiated, with weights."""
+    if of is None:
+        return [(_only_output(graph), 1.0)]
+    if isinstance(of, (str, Value)):
+        return [(of, 1.0)]
+    if not len(of):
+        raise GraphError(f"{graph.name}: say which output to differentiate (of=...), got none")
+    return [(n, float(w)) for n, w in of.items()] if isinstance(of, Mapping) else [(n, 1.0) for n in of]
 
 
 def _default(graph: Graph, wrt: Sequence[Name] | None) -> list[Name]:
@@ -186,7 +202,7 @@ class _Tape:
             dys = tuple(self.grads.get(v) for v in node.outputs)
             if all(d is None for d in dys):
                 continue  # rules of its users gave nothing
-            self.b.source = f"grad of {node.source}" if node.source else ""
+            self.b.source = f"grad of {node.source or '%' + node.outputs[0].name}"
             self._apply(node, dys, active)
         self.b.source = ""
 
@@ -206,7 +222,9 @@ class _Tape:
     def _add(self, value: Value, contribution: Value) -> None:
         d = self._fit(contribution, value)
         known = self.grads.get(value)
-        self.grads[value] = d if known is None else self.b.add(known, d)
+        self.grads[value] = total = d if known is None else self.b.add(known, d)
+        if total.node is not None and total.name.isdigit():  # made here: gradients are named after their values
+            total.name = self.graph.fresh_name(f"d_{value.name}")
 
     def _fit(self, d: Value, value: Value) -> Value:
         """A gradient at a shape that the value broadcasts to (or that broadcasts to the value's) --> the value's."""

@@ -9,6 +9,7 @@ from cnncc.passes.constants import fold_constants
 from cnncc.passes.conv_transpose import lower_conv_transpose
 from cnncc.passes.dilation import lower_dilation
 from cnncc.passes.duplicates import merge_duplicates
+from cnncc.passes.folds import split_folds
 from cnncc.passes.gates import gate_weights
 from cnncc.passes.layouts import lay_out
 from cnncc.passes.manager import Context, Pass, Step, run_passes
@@ -19,9 +20,11 @@ from cnncc.passes.pooling import order_pools
 from cnncc.passes.producers import fuse_producers
 from cnncc.passes.products import flatten_matmul
 from cnncc.passes.regions import propose_kernels
+from cnncc.passes.stop_gradient import remove_stop_gradients
 from cnncc.passes.tiles import choose_tiles
 from cnncc.passes.transposes import sink_transposes
 
+REMOVE_STOP_GRADIENTS = Step("remove-stop-gradients", remove_stop_gradients)
 CANONICALIZE = Step("canonicalize", canonicalize)
 FOLD_CONSTANTS = Step("fold-constants", fold_constants)
 FOLD_PAD = Step("fold-pad", fold_pad)
@@ -32,6 +35,7 @@ GATE_WEIGHTS = Step("gate-weights", gate_weights)
 ORDER_POOLS = Step("order-pools", order_pools)
 FLATTEN_MATMUL = Step("flatten-matmul", flatten_matmul)
 LOWER_CONV_TRANSPOSE = Step("lower-conv-transpose", lower_conv_transpose)
+SPLIT_FOLDS = Step("split-folds", split_folds)
 MERGE_DUPLICATES = Step("merge-duplicates", merge_duplicates)
 REMOVE_DEAD = Step("remove-dead", lambda graph, context: graph.tidy())
 SEPARATE_OUTPUTS = Step("separate-outputs", separate_outputs)
@@ -46,6 +50,7 @@ LOWERING: tuple[Pass, ...] = (
     SEPARATE_OUTPUTS, PROPOSE_KERNELS, CHOOSE, FUSE_POOLS, FUSE_PRODUCERS, LAY_OUT, CHOOSE_TILES
 )  # fmt: skip
 INFERENCE: tuple[Pass, ...] = (
+    REMOVE_STOP_GRADIENTS,
     CANONICALIZE,
     FOLD_CONSTANTS,
     SINK_TRANSPOSES,
@@ -56,6 +61,7 @@ INFERENCE: tuple[Pass, ...] = (
     GATE_WEIGHTS,
     LOWER_CONV_TRANSPOSE,
     LOWER_DILATION,
+    SPLIT_FOLDS,
     FLATTEN_MATMUL,
     CANONICALIZE,
     FOLD_CONSTANTS,
@@ -64,6 +70,7 @@ INFERENCE: tuple[Pass, ...] = (
     *LOWERING,
 )
 TRAINING: tuple[Pass, ...] = (
+    REMOVE_STOP_GRADIENTS,
     CANONICALIZE,
     FOLD_CONSTANTS,
     SINK_TRANSPOSES,
@@ -71,6 +78,7 @@ TRAINING: tuple[Pass, ...] = (
     FOLD_PAD,
     ORDER_POOLS,
     LOWER_CONV_TRANSPOSE,
+    SPLIT_FOLDS,
     FLATTEN_MATMUL,
     CANONICALIZE,
     FOLD_CONSTANTS,

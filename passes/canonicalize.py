@@ -7,6 +7,7 @@ import numpy as np
 from cnncc.builder import Builder
 from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ops.registry import lookup
+from cnncc.passes.adaptive import RULES as ADAPTIVE
 from cnncc.passes.manager import Context
 from cnncc.passes.rules import Decline, Rule, apply_rules, rule
 
@@ -160,6 +161,7 @@ RULES: tuple[Rule, ...] = (
     drop_slice,
     sub_to_add,
     div_to_mul,
+    *ADAPTIVE,
 )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import cnncc
+from cnncc import nn
 from cnncc.autodiff import grad, value_and_grad, vjp
 from cnncc.builder import Builder
 from cnncc.errors import GraphError, UnsupportedError
@@ -111,6 +113,55 @@ def test_second_derivative():
     at = np.array([0.1, 0.7, -1.3])
     out = interpret(second, {"x": at, "d_grad_x": np.ones(3)})
     assert_close(out["grad_x"], 2 * np.exp(at) * np.cos(at), "reduction", "f64")
+
+
+def test_several_losses_are_summed_with_weights():
+    b = Builder()
+    x = b.input("x", (3,), "f64")
+    b.output(b.reduce_sum(b.mul(x, x), keepdims=False), "fit")
+    b.output(b.reduce_sum(b.abs(x), keepdims=False), "penalty")
+    graph, at = b.finish(), np.array([1.0, -2.0, 3.0])
+    assert_close(interpret(grad(graph, ["x"], ["fit", "penalty"]), {"x": at})["grad_x"], 2 * at + np.sign(at), "exact")
+    weighted = grad(graph, ["x"], {"fit": 0.5, "penalty": 3.0})
+    assert_close(interpret(weighted, {"x": at})["grad_x"], at + 3 * np.sign(at), "exact")
+    both = value_and_grad(graph, ["x"], {"fit": 1.0, "penalty": 0.0})
+    assert both.output_names == ["fit", "penalty", "grad_x"]
+    with pytest.raises(GraphError, match="say which output to differentiate"):
+        grad(graph, ["x"], [])
+
+
+def test_stopped_gradients():
+    """y = x stop(x): dy/dx = stop(x), not 2 x; compiled the same, and also through a second derivative."""
+    b = Builder()
+    x = b.input("x", (3,), "f64")
+    b.output(b.reduce_sum(b.mul(x, b.stop_gradient(b.mul(x, x))), keepdims=False), "loss")
+    graph, at = b.finish(), np.array([1.0, -2.0, 3.0])
+    first = grad(graph, ["x"])
+    for run in (interpret(first, {"x": at}), cnncc.compile(first, threads=1).run({"x": at})):
+        assert_close(run["grad_x"], at * at, "exact")
+    second = interpret(vjp(first, ["x"]), {"x": at, "d_grad_x": np.ones(3)})
+    assert_close(second["grad_x"], np.zeros(3), "exact")
+
+
+def test_detach_stops_gradients_of_modules():
+    class Net(nn.Module):
+        def forward(self, x: nn.Tensor) -> nn.Tensor:
+            return (x * x.detach()).sum()
+
+    graph = nn.trace(Net(), {"x": (3,)})
+    at = np.array([1, -2, 3], np.float32)
+    assert_close(interpret(grad(graph, ["x"]), {"x": at})["grad_x"], at, "exact")
+    assert {n.op_type for n in cnncc.to_onnx(graph).graph.node} == {"Identity", "Mul", "ReduceSum"}
+
+
+def test_gradients_are_named_after_their_values():
+    b = Builder()
+    x = b.input("x", (3,))
+    h = b.op("exp", x, hint="h")
+    b.output(b.reduce_sum(b.mul(h, h), keepdims=False), "loss")
+    text = str(grad(b.finish(), ["x"]))
+    assert "%d_h" in text
+    assert "%d_x: f32[3] = mul(%d_h" in text
 
 
 def test_nodes_say_what_they_differentiate():

@@ -11,6 +11,7 @@ from cnncc.edges.onnx_export import Exporter
 from cnncc.edges.onnx_export_double import DOUBLE
 from cnncc.edges.onnx_export_index import TABLE as INDEX
 from cnncc.edges.onnx_export_layers import TABLE as LAYERS
+from cnncc.edges.onnx_export_unpool import TABLE as UNPOOL
 from cnncc.edges.onnx_tensors import CODES
 from cnncc.errors import UnsupportedError
 from cnncc.ir.dtype import NUMPY, is_float
@@ -236,6 +237,7 @@ TABLE: dict[str, Function] = {
             ("or", "Or"), ("xor", "Xor"), ("not", "Not"), ("where", "Where"), ("relu", "Relu"),
             ("sigmoid", "Sigmoid"), ("tanh", "Tanh"), ("softplus", "Softplus"), ("softsign", "Softsign"),
             ("mish", "Mish"), ("hard_swish", "HardSwish"), ("to_layout", "Identity"),
+            ("stop_gradient", "Identity"),
         )
     },
     "not_equal": not_equal,
@@ -272,4 +274,5 @@ TABLE: dict[str, Function] = {
     "pad": pad,
     **LAYERS,
     **INDEX,
+    **UNPOOL,
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Layers and modules under torch.nn's names, with its argument order, defaults and initialisation."""
 
+from cnncc.nn import functional
 from cnncc.nn.activation import (
     CELU,
     ELU,
@@ -69,6 +70,7 @@ from cnncc.nn.norm import (
 )
 from cnncc.nn.tensor import Tensor
 from cnncc.nn.tracing import trace, traced
+from cnncc.nn.unpool import Fold, MaxUnpool1d, MaxUnpool2d, MaxUnpool3d, Unfold
 
 __all__ = [
     "CELU",
@@ -100,6 +102,7 @@ __all__ = [
     "Dropout3d",
     "FeatureAlphaDropout",
     "Flatten",
+    "Fold",
     "GraphModule",
     "GroupNorm",
     "Hardsigmoid",
@@ -119,6 +122,9 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
+    "MaxUnpool3d",
     "Mish",
     "Module",
     "ModuleList",
@@ -135,8 +141,10 @@ __all__ = [
     "Softsign",
     "Tanh",
     "Tensor",
+    "Unfold",
     "Upsample",
     "ZeroPad2d",
+    "functional",
     "manual_seed",
     "trace",
     "traced",

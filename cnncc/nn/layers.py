@@ -8,6 +8,7 @@ from typing import Any
 from cnncc.errors import GraphError
 from cnncc.nn import init
 from cnncc.nn.conv import Size, spread
+from cnncc.nn.functional import in_channel
 from cnncc.nn.module import Module
 from cnncc.nn.tensor import Tensor
 
@@ -44,8 +45,7 @@ class _Pool(Module):
         ceil_mode: bool = False,
     ):
         super().__init__()
-        if return_indices:
-            raise GraphError(f"{type(self).__name__}: return_indices=True is not supported")
+        self.return_indices = return_indices
         self.kernel_size = spread(kernel_size, self.rank, "kernel_size")
         self.stride = spread(kernel_size if stride is None else stride, self.rank, "stride")
         self.padding = spread(padding, self.rank, "padding")
@@ -53,10 +53,14 @@ class _Pool(Module):
         self.ceil_mode = ceil_mode
         self.more: dict[str, Any] = {}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Reduce every window."""
-        return x._op(self.op, x, kernel=self.kernel_size, strides=self.stride, pads=self.padding,
-                     dilations=self.dilation, ceil=self.ceil_mode, **self.more)  # fmt: skip
+    def forward(self, x: Tensor) -> Any:
+        """Reduce every window; with return_indices also give where in its channel the largest element lies."""
+        window: dict[str, Any] = {
+            "kernel": self.kernel_size, "strides": self.stride, "pads": self.padding, "dilations": self.dilation,
+            "ceil": self.ceil_mode,
+        }  # fmt: skip
+        y = x._op(self.op, x, **window, **self.more)
+        return (y, in_channel(x._op("max_pool_indices", x, **window), x)) if self.return_indices else y
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
@@ -141,22 +145,36 @@ class AdaptiveAvgPool3d(_AdaptivePool):
     rank = 3
 
 
-class AdaptiveMaxPool1d(_AdaptivePool):
+class _AdaptiveMaxPool(_AdaptivePool):
+    op = "adaptive_max_pool"
+    whole = "reduce_max"
+
+    def __init__(self, output_size: Size, return_indices: bool = False):
+        super().__init__(output_size)
+        self.return_indices = return_indices
+
+    def forward(self, x: Tensor) -> Any:
+        """As other adaptive pools; with return_indices also where in its channel the largest element lies."""
+        y = super().forward(x)
+        if not self.return_indices:
+            return y
+        return y, in_channel(x._op("adaptive_max_pool_indices", x, size=self.output_size), x)
+
+
+class AdaptiveMaxPool1d(_AdaptiveMaxPool):
     """torch.nn.AdaptiveMaxPool1d."""
 
-    rank, op, whole = 1, "adaptive_max_pool", "reduce_max"
+    rank = 1
 
 
-class AdaptiveMaxPool2d(_AdaptivePool):
+class AdaptiveMaxPool2d(_AdaptiveMaxPool):
     """torch.nn.AdaptiveMaxPool2d."""
 
-    op, whole = "adaptive_max_pool", "reduce_max"
 
-
-class AdaptiveMaxPool3d(_AdaptivePool):
+class AdaptiveMaxPool3d(_AdaptiveMaxPool):
     """torch.nn.AdaptiveMaxPool3d."""
 
-    rank, op, whole = 3, "adaptive_max_pool", "reduce_max"
+    rank = 3
 
 
 class Flatten(Module):

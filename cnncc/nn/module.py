@@ -92,11 +92,13 @@ class Module:
     # What the module does to its inputs; an attribute, so that subclasses may choose their parameters.
     forward: Callable[..., Any] = _forward_missing
 
-    def __call__(self, *inputs: Any) -> Any:
-        """forward on Tensors; on arrays, the module is traced and run with the interpreter (slow; see compile)."""
-        if all(isinstance(x, Tensor) for x in inputs):
-            with inputs[0].trace.inside(self):
-                return self.forward(*inputs)
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """forward on Tensors (and options such as sizes); on arrays, the module is traced and run with the interpreter
+        (slow; see compile)."""
+        tensor = next((x for x in inputs if isinstance(x, Tensor)), None)
+        if tensor is not None:
+            with tensor.trace.inside(self):
+                return self.forward(*inputs, **options)
         from cnncc.nn.tracing import run
 
         return run(self, [np.asarray(x) for x in inputs])

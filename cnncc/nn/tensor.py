@@ -257,6 +257,10 @@ class Tensor:
         """Square root."""
         return self._op("sqrt", self)
 
+    def detach(self) -> Tensor:
+        """The same values, through which no gradient flows back."""
+        return self._op("stop_gradient", self)
+
     def _reduce(self, op: str, axes: int | Sequence[int], keepdim: bool) -> Tensor:
         which = (axes,) if isinstance(axes, int) else tuple(axes)
         return self._op(op, self, axes=tuple(a % self.ndim for a in which), keepdims=keepdim)

@@ -169,9 +169,12 @@ def no_gradient(g: Any) -> Gradients:
     return (None,) * len(g.inputs)
 
 
-floor = unary("floor", lambda m, x: m.floor(x), no_gradient, smooth=False, doc="largest integer not above x")
-ceil = unary("ceil", lambda m, x: m.ceil(x), no_gradient, smooth=False, doc="smallest integer not below x")
-round_ = unary("round", lambda m, x: m.round(x), no_gradient, smooth=False, doc="nearest integer, halves to even")
+floor = unary("floor", lambda m, x: m.floor(x), no_gradient, doc="largest integer not above x")
+ceil = unary("ceil", lambda m, x: m.ceil(x), no_gradient, doc="smallest integer not below x")
+round_ = unary("round", lambda m, x: m.round(x), no_gradient, doc="nearest integer, halves to even")
+stop_gradient = unary(
+    "stop_gradient", lambda m, x: x, no_gradient, infer=infer_same, smooth=False, doc="x, as a constant: no gradient"
+)
 
 
 def _sign(m: Any, x: Any) -> Any:
@@ -182,7 +185,7 @@ def _sign(m: Any, x: Any) -> Any:
     return m.let(x, parts)
 
 
-sign = unary("sign", _sign, no_gradient, infer=infer_same, smooth=False, doc="-1, 0 or 1")
+sign = unary("sign", _sign, no_gradient, infer=infer_same, doc="-1, 0 or 1")
 
 # -- with attributes --------------------------------------------------------------------------------------------------
 
@@ -208,8 +211,8 @@ mod = define(
     formula=lambda m, a, x, y: m.remainder(x, y) if a.fmod else m.modulo(x, y),
     grad=_mod_grad,
     samples=(
-        Sample((Arg((2, 3, 4), low=-5, high=5), Arg((3, 1), low=0.5, high=2)), smooth=False, attrs=ModAttrs()),
-        Sample((Arg((2, 3, 4), low=-5, high=5), Arg((3, 1), low=-2, high=-0.5)), smooth=False, attrs=ModAttrs(True)),
+        Sample((Arg((2, 3, 4), low=-5, high=5), Arg((3, 1), low=0.5, high=2)), ModAttrs()),
+        Sample((Arg((2, 3, 4), low=-5, high=5), Arg((3, 1), low=-2, high=-0.5)), ModAttrs(True)),
         Sample((Arg((2, 3, 4), "i32", -9, 9), Arg((3, 1), "i32", -4, 4)), smooth=False, attrs=ModAttrs()),
         Sample((Arg((2, 3, 4), "i32", -9, 9), Arg((3, 1), "i32", -4, 4)), smooth=False, attrs=ModAttrs(True)),
     ),
@@ -247,6 +250,7 @@ cast = define(
         Sample((Arg((2, 3), low=-5, high=5),), CastAttrs("i32"), smooth=False),
         Sample((Arg((2, 3), "i32", -5, 5),), CastAttrs("f32"), smooth=False),
         Sample((A,), CastAttrs("bool"), smooth=False),
+        Sample((A,), CastAttrs("f64")),
     ),
     doc="The same values in another element type; float to integer rounds towards zero.",
 )

@@ -84,7 +84,7 @@ def canonical(op: Op, attrs: Any, types: Sequence[Type | None]) -> Any:
 
 _BOTH = ("conv_dw", "max_pool_dx", "locally_connected_dw", "adaptive_max_pool_dx", "gather_dx", "gather_elements",
          "gather_elements_dx")  # fmt: skip
-_NO_BATCH = ("winograd_weights", "fft_weights", "locally_connected_dx")
+_NO_BATCH = ("winograd_weights", "fft_weights", "locally_connected_dx", "max_unpool")
 
 
 def batch_operands(case: Case) -> tuple[int, ...]:

@@ -53,7 +53,7 @@ def _seeds(graph: Graph, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def test_every_rule_is_covered():
     covered = {c.op.name for c in WITH_RULE}
     rules = {op.name for op in TABLE.values() if op.grad is not None}
-    assert rules - covered == {"floor", "ceil", "round", "sign", "mod", "cast"}, "give them smooth samples"
+    assert rules - covered == {"stop_gradient"}, "give them smooth samples"
 
 
 @pytest.mark.parametrize("case", WITH_RULE, ids=str)

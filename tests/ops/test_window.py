@@ -101,6 +101,7 @@ def test_same_padding_of_a_symbolic_size_with_a_stride():
 FIXED = (
     *("winograd_weights", "layer_norm", "locally_connected_dx", "expand", "concat", "gather_elements_dx"),
     *("split_phases", "join_phases", "fft_conv", "fft_weights"),  # made where sizes are known
+    *("fold", "max_unpool"),
 )
 SPATIAL = [
     c for c in all_cases()

@@ -20,6 +20,7 @@ from cnncc.edges.onnx_import.reduce import TABLE as REDUCE
 from cnncc.edges.onnx_import.resize import TABLE as RESIZE
 from cnncc.edges.onnx_import.select import TABLE as SELECT
 from cnncc.edges.onnx_import.shape import TABLE as SHAPE
+from cnncc.edges.onnx_import.unpool import TABLE as UNPOOL
 
 ImportFunction: TypeAlias = Callable[[Any], Any]
 
@@ -28,6 +29,7 @@ STANDARD: dict[str, ImportFunction] = {
     **ACTIVATION,
     **CONV,
     **POOL,
+    **UNPOOL,
     **NORM,
     **MATMUL,
     **REDUCE,
