@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from cnncc.ir.layout import Layout, channels
+from cnncc.targets.algorithm import Layouts
 from cnncc.targets.cpu.tiling import ConvTile, covered
 from cnncc.targets.problem import ConvProblem
+from cnncc.targets.target import Target
 
 Finish = Callable[[Any, tuple[Any, ...]], Any]
 
@@ -16,6 +19,12 @@ def i64(value: Any) -> Any:
     from tvm import tirx
 
     return tirx.const(value, "int64") if isinstance(value, int) else value
+
+
+def by_output(problem: ConvProblem, target: Target) -> Layouts:
+    """NCHW{b}c, weights whose first axis, the output channels, is in blocks of b, NCHW{b}c."""
+    b = target.block
+    return Layouts(channels(b), Layout(((0, b),)), channels(b))
 
 
 def shape(*extents: Any) -> tuple[Any, ...]:
@@ -33,6 +42,24 @@ def reduce_axes(prefix: str, extents: Iterable[int]) -> list[Any]:
 def batch_of(problem: Any, x: Any) -> Any:
     """The batch as te needs it: a constant, or the variable in the operand's shape."""
     return i64(problem.n) if isinstance(problem.n, int) else x.shape[0]
+
+
+def finished(acc: Any, block: int, finish: Finish) -> Any:
+    """The stage "out" of sums in blocks of channels."""
+    from tvm import te
+
+    return te.compute(
+        acc.shape,
+        lambda n, o, *rest: finish(acc(n, o, *rest), (n, o * i64(block) + rest[-1], *rest[:-1])),
+        name="out",
+    )
+
+
+def declared(tensor: Any) -> Any:
+    """An operand as the buffer that a body of loops of its own reads."""
+    from tvm import tirx
+
+    return tirx.decl_buffer(tensor.shape, tensor.dtype, tensor.op.name)
 
 
 def operations(problem: ConvProblem, finish: Finish) -> int:

@@ -16,11 +16,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cnncc.errors import UnsupportedError
-from cnncc.ir.layout import Layout, channels
-from cnncc.targets.algorithm import Algorithm, Layouts
+from cnncc.targets.algorithm import Algorithm
 from cnncc.targets.cpu import common
 from cnncc.targets.cpu.depthwise_tiles import DepthwiseTile, best_tile, candidates, cost, crowded, cuts, scratch
+from cnncc.targets.cpu.variety import tiles_or_error
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -42,20 +41,6 @@ def applies(p: ConvProblem, target: Target) -> str | None:
     if best_tile(p, target) is None:
         return f"the window of a few pixels must fit the stack, got kernel {p.kernel} with dilation {p.dilations}"
     return None
-
-
-def layouts(p: ConvProblem, target: Target) -> Layouts:
-    """NCHW{b}c, [C, 1, kh, kw] with C in blocks, NCHW{b}c."""
-    b = target.block
-    return Layouts(channels(b), Layout(((0, b),)), channels(b))
-
-
-def tiles_for(p: ConvProblem, target: Target) -> DepthwiseTile:
-    """The tile of least modelled time. Raises UnsupportedError where there is none (see `applies`)."""
-    tile = best_tile(p, target)
-    if tile is None:
-        raise UnsupportedError(f"{p}: depthwise: {applies(p, target)}")
-    return tile
 
 
 def define(p: ConvProblem, tile: DepthwiseTile, x: Any, w: Any, finish: common.Finish) -> Any:
@@ -198,8 +183,8 @@ DEPTHWISE = Algorithm(
     name="depthwise",
     op="conv",
     applies=applies,
-    layouts=layouts,
-    tiles_for=tiles_for,
+    layouts=common.by_output,
+    tiles_for=tiles_or_error("depthwise", best_tile, applies),
     cost=cost,
     define=define,
     schedule=schedule,

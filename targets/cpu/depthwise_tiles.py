@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from cnncc.targets.algorithm import Cost
 from cnncc.targets.cpu.tiling import FORK_SECONDS
-from cnncc.targets.cpu.variety import varied
+from cnncc.targets.cpu.variety import least, varied
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -99,8 +99,7 @@ def crowded(p: ConvProblem, tile: DepthwiseTile) -> bool:
 @lru_cache(maxsize=4096)
 def best_tile(p: ConvProblem, target: Target) -> DepthwiseTile | None:
     """The tile of least cost, None where no copy of an input fits the stack."""
-    found = [(cost(p, target, t).seconds, t) for t in _candidates(p, target)]
-    return min(found, key=lambda pair: pair[0])[1] if found else None
+    return least(_candidates(p, target), lambda tile: cost(p, target, tile).seconds)
 
 
 def candidates(p: ConvProblem, target: Target) -> Iterator[DepthwiseTile]:

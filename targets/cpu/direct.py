@@ -11,13 +11,13 @@ NeoCPU (Liu et al., ATC 2019) describes the layout; Georganas et al., SC 2018, t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from cnncc.ir.layout import Layout, channels
-from cnncc.targets.algorithm import Algorithm, Cost, Layouts
+from cnncc.targets.algorithm import Layouts
 from cnncc.targets.cpu import common, tiling
-from cnncc.targets.cpu.tiling import ConvTile, Reduction, ceil_div, covered
+from cnncc.targets.cpu.tiled import Tiled
+from cnncc.targets.cpu.tiling import ConvTile, Reduction, ceil_div
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -32,36 +32,13 @@ def applies(problem: ConvProblem, target: Target) -> str | None:
         return f"direct convolution needs an output of at least one pixel, got {problem.out}"
     if problem.groups > 1 and (ic % b or oc % b):
         return f"channels of a group must be multiples of the block {b}, got {ic} in and {oc} out"
-    window = 4 * _depth(problem, b) * math.prod(covered(problem, (1,) * problem.rank))
-    if window > tiling.SCRATCH:
-        return f"the input of a pixel must fit {tiling.SCRATCH} bytes of scratch, got {window}"
-    return None
+    return tiling.unfit(problem, _depth(problem, b))
 
 
 def layouts(problem: ConvProblem, target: Target) -> Layouts:
     """NCHW{b}c, OIHW{b}i{b}o, NCHW{b}c."""
     b = target.block
     return Layouts(channels(b), Layout(((1, b), (0, b))), channels(b))
-
-
-def tiles_for(problem: ConvProblem, target: Target) -> ConvTile:
-    """The tile with the least modelled time."""
-    return tiling.choose(problem, target, reduction(problem, target.block))
-
-
-def candidates(problem: ConvProblem, target: Target) -> Iterator[ConvTile]:
-    """Tiles worth measuring."""
-    return tiling.candidates(problem, target, reduction(problem, target.block))
-
-
-def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
-    """Time by the tile model."""
-    return tiling.conv_cost(problem, target, reduction(problem, tile.block), tile)
-
-
-def scratch(problem: ConvProblem, target: Target, tile: ConvTile) -> int:
-    """Bytes of the padded copy of a task's input."""
-    return tiling.copied(problem, tile.group, _depth(problem, tile.block)) if tile.copy else 0
 
 
 def _depth(problem: ConvProblem, block: int) -> int:
@@ -89,17 +66,9 @@ def reduction(problem: ConvProblem, block: int) -> Reduction:
 
 def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.Finish) -> Any:
     """Stages "pad" (where the tile copies), "acc", "out"."""
-    from tvm import te
-
-    r, b = problem.rank, tile.block
-    n = common.batch_of(problem, x)
+    n, b = common.batch_of(problem, x), tile.block
     source = common.padded(problem, x, ceil_div(problem.ic, b), b) if tile.copy else x
-    acc = accumulate(problem, tile, n, source, w)
-    return te.compute(
-        acc.shape,
-        lambda n, o, *rest: finish(acc(n, o, *rest), (n, o * common.i64(b) + rest[r], *rest[:r])),
-        name="out",
-    )
+    return common.finished(accumulate(problem, tile, n, source, w), b, finish)
 
 
 def accumulate(problem: ConvProblem, tile: ConvTile, n: Any, source: Any, w: Any) -> Any:
@@ -126,20 +95,5 @@ def accumulate(problem: ConvProblem, tile: ConvTile, n: Any, source: Any, w: Any
     return te.compute(common.shape(n, problem.groups * per_group_out, *problem.out, b), product, name="acc")
 
 
-def schedule(sch: Any, problem: ConvProblem, tile: ConvTile, target: Target) -> None:
-    """Tasks, register tiles, reduction; see `common.schedule_tile`."""
-    common.schedule_tile(sch, problem, tile)
-
-
-ALGORITHM = Algorithm(
-    name="direct",
-    op="conv",
-    applies=applies,
-    layouts=layouts,
-    tiles_for=tiles_for,
-    cost=cost,
-    define=define,
-    schedule=schedule,
-    scratch=scratch,
-    candidates=candidates,
-)
+TILED = Tiled(reduction)
+ALGORITHM = TILED.algorithm("direct", applies=applies, layouts=layouts, define=define)

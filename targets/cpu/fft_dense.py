@@ -14,12 +14,11 @@ import math
 from functools import partial
 from typing import Any
 
-from cnncc.errors import UnsupportedError
 from cnncc.ir.layout import Layout, channels
-from cnncc.targets.algorithm import Algorithm, Layouts
+from cnncc.targets.algorithm import Layouts
 from cnncc.targets.cpu import common
 from cnncc.targets.cpu.fft_dense_tiles import FftDenseTile, best_tile, candidates, cost, declines
-from cnncc.targets.cpu.fft_tiles import attrs_for, scratch
+from cnncc.targets.cpu.fft_tiles import attrs_for, fft_algorithm
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -30,14 +29,6 @@ def layouts(p: ConvProblem, target: Target) -> Layouts:
     return Layouts(channels(b), Layout(((4, b), (3, b))), channels(b))
 
 
-def tiles_for(p: ConvProblem, target: Target) -> FftDenseTile:
-    """The tile of least modelled time. Raises UnsupportedError where there is none (see `applies`)."""
-    tile = best_tile(p, target)
-    if tile is None:
-        raise UnsupportedError(f"{p}: Fourier transforms: {declines(p, target)}")
-    return tile
-
-
 def define(p: ConvProblem, tile: FftDenseTile, x: Any, w: Any, finish: common.Finish) -> Any:
     """Stages "out" and, before it, the two arrays between the steps."""
     from tvm import te, tirx
@@ -46,14 +37,11 @@ def define(p: ConvProblem, tile: FftDenseTile, x: Any, w: Any, finish: common.Fi
     extents = (*workspaces(p, tile), (n, -(-p.oc // b), *p.out, b))
     shapes = [common.shape(*e) for e in extents]
 
-    def declared(tensor: Any) -> Any:
-        return tirx.decl_buffer(tensor.shape, tensor.dtype, tensor.op.name)
-
     def body(read: Any, written: Any) -> Any:
         return _Kernel(p, tile, n, read, written, finish).whole()
 
     *_, out = te.extern(
-        shapes, [x, w], body, "out", ["float32"] * 3, [declared(x), declared(w)],
+        shapes, [x, w], body, "out", ["float32"] * 3, [common.declared(x), common.declared(w)],
         [tirx.decl_buffer(s, "float32", name) for s, name in zip(shapes, ("inputs", "sums", "out"), strict=True)],
     )  # fmt: skip
     return out
@@ -67,10 +55,6 @@ def workspaces(p: ConvProblem, tile: FftDenseTile) -> tuple[tuple[int, ...], ...
         (points, tile.tiles, ib * parts, 2, tile.lanes),
         (ob * parts, tile.tiles, points, 2, tile.lanes),
     )
-
-
-def schedule(sch: Any, p: ConvProblem, tile: FftDenseTile, target: Target) -> None:
-    """Nothing: the definition states its loops."""
 
 
 class _Kernel:
@@ -217,21 +201,14 @@ class _Kernel:
             planes.backward(spectrum, result)
 
 
-ALGORITHM = Algorithm(
-    name="fft",
-    op="conv",
-    applies=declines,
+ALGORITHM = fft_algorithm(
+    "fft",
+    declines,
+    best_tile,
+    error=48,
     layouts=layouts,
-    tiles_for=tiles_for,
     cost=cost,
     define=define,
-    schedule=schedule,
-    scratch=scratch,
     workspaces=workspaces,
-    error_bound=lambda p, target: 48 * 2.0**-23,
-    exact=False,
-    weight_op="fft_weights",
-    anchor_op="fft_conv",
-    attrs_for=attrs_for,
     candidates=candidates,
 )

@@ -22,7 +22,7 @@ from cnncc.targets.cpu.fft_tiles import (
     unserved,
 )
 from cnncc.targets.cpu.tiling import FORK_SECONDS, IN_CACHE, divisors, step_time
-from cnncc.targets.cpu.variety import varied
+from cnncc.targets.cpu.variety import least, varied
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -85,8 +85,7 @@ def cost(p: ConvProblem, target: Target, tile: FftDenseTile) -> Cost:
 @lru_cache(maxsize=4096)
 def best_tile(p: ConvProblem, target: Target) -> FftDenseTile | None:
     """The tile of least cost, None where spectra would take too much memory."""
-    found = [(cost(p, target, t).seconds, t) for t in _candidates(p, target)]
-    return min(found, key=lambda pair: pair[0])[1] if found else None
+    return least(_candidates(p, target), lambda tile: cost(p, target, tile).seconds)
 
 
 def candidates(p: ConvProblem, target: Target) -> Iterator[FftDenseTile]:

@@ -7,27 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cnncc.errors import UnsupportedError
-from cnncc.ir.layout import Layout, channels
-from cnncc.targets.algorithm import Algorithm, Layouts
 from cnncc.targets.cpu import common
-from cnncc.targets.cpu.fft_tiles import FftTile, attrs_for, best_tile, candidates, cost, declines, scratch
+from cnncc.targets.cpu.fft_tiles import FftTile, attrs_for, best_tile, candidates, cost, declines, fft_algorithm
 from cnncc.targets.problem import ConvProblem
-from cnncc.targets.target import Target
-
-
-def layouts(p: ConvProblem, target: Target) -> Layouts:
-    """NCHW{b}c, spectra [C, Tx / 2 + 1, Ty, 2] with C in blocks, NCHW{b}c."""
-    b = target.block
-    return Layouts(channels(b), Layout(((0, b),)), channels(b))
-
-
-def tiles_for(p: ConvProblem, target: Target) -> FftTile:
-    """The tile of least modelled time. Raises UnsupportedError where there is none (see `applies`)."""
-    tile = best_tile(p, target)
-    if tile is None:
-        raise UnsupportedError(f"{p}: depthwise by Fourier transforms: {declines(p, target)}")
-    return tile
 
 
 def define(p: ConvProblem, tile: FftTile, x: Any, w: Any, finish: common.Finish) -> Any:
@@ -37,20 +19,13 @@ def define(p: ConvProblem, tile: FftTile, x: Any, w: Any, finish: common.Finish)
     n = common.batch_of(p, x)
     extents = common.shape(n, -(-p.ic // tile.block), *p.out, tile.block)
 
-    def declared(tensor: Any) -> Any:
-        return tirx.decl_buffer(tensor.shape, tensor.dtype, tensor.op.name)
-
     def body(read: Any, written: Any) -> Any:
         return _kernel(p, tile, n, read[0], read[1], finish, written[0])
 
     return te.extern(
-        [extents], [x, w], body, "out", "float32", [declared(x), declared(w)],
+        [extents], [x, w], body, "out", "float32", [common.declared(x), common.declared(w)],
         [tirx.decl_buffer(extents, "float32", "out")],
     )  # fmt: skip
-
-
-def schedule(sch: Any, p: ConvProblem, tile: FftTile, target: Target) -> None:
-    """Nothing: the definition states its loops."""
 
 
 def _kernel(p: ConvProblem, tile: FftTile, n: Any, x: Any, w: Any, finish: common.Finish, out: Any) -> Any:
@@ -94,20 +69,13 @@ def _kernel(p: ConvProblem, tile: FftTile, n: Any, x: Any, w: Any, finish: commo
     return code.finish()
 
 
-ALGORITHM = Algorithm(
-    name="fft_depthwise",
-    op="conv",
-    applies=declines,
-    layouts=layouts,
-    tiles_for=tiles_for,
+ALGORITHM = fft_algorithm(
+    "fft_depthwise",
+    declines,
+    best_tile,
+    error=16,
+    layouts=common.by_output,
     cost=cost,
     define=define,
-    schedule=schedule,
-    scratch=scratch,
-    error_bound=lambda p, target: 16 * 2.0**-23,
-    exact=False,
-    weight_op="fft_weights",
-    anchor_op="fft_conv",
-    attrs_for=attrs_for,
     candidates=candidates,
 )

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
 from cnncc.ops.fft import FftAttrs
 from cnncc.ops.fft_tiles import Axis, axis
-from cnncc.targets.algorithm import Cost
+from cnncc.targets.algorithm import Algorithm, Cost
 from cnncc.targets.cpu.fourier import transform
 from cnncc.targets.cpu.tiling import FORK_SECONDS, memory_seconds
-from cnncc.targets.cpu.variety import varied
+from cnncc.targets.cpu.variety import least, tiles_or_error, varied
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -37,6 +37,30 @@ class Transforms(Protocol):
     def high(self) -> tuple[int, int]: ...
     @property
     def wide(self) -> tuple[int, int]: ...
+
+
+def fft_algorithm(
+    name: str,
+    applies: Callable[[ConvProblem, Target], str | None],
+    best: Callable[[ConvProblem, Target], Any],
+    error: float,
+    **rest: Any,
+) -> Algorithm:
+    """What both kinds of convolution declare alike. `error`: in units of the last place of the largest result."""
+    return Algorithm(
+        name=name,
+        op="conv",
+        applies=applies,
+        tiles_for=tiles_or_error(name, best, applies),
+        schedule=lambda sch, p, tile, target: None,  # the definition states its loops
+        scratch=scratch,
+        error_bound=lambda p, target: error * 2.0**-23,
+        exact=False,
+        weight_op="fft_weights",
+        anchor_op="fft_conv",
+        attrs_for=attrs_for,
+        **rest,
+    )
 
 
 @dataclass(frozen=True)
@@ -170,8 +194,7 @@ def cost(p: ConvProblem, target: Target, tile: FftTile) -> Cost:
 @lru_cache(maxsize=4096)
 def best_tile(p: ConvProblem, target: Target) -> FftTile | None:
     """The tile of least cost, None where no transform holds the taps."""
-    found = [(cost(p, target, t).seconds, t) for t in _candidates(p, target)]
-    return min(found, key=lambda pair: pair[0])[1] if found else None
+    return least(_candidates(p, target), lambda tile: cost(p, target, tile).seconds)
 
 
 def candidates(p: ConvProblem, target: Target) -> Iterator[FftTile]:

@@ -7,13 +7,13 @@ out[n, o, y, b] = sum_{c, k} x[n, c, y*s + k*d] * w[o, c, k, b]. Blocks of input
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from cnncc.ir.layout import PLAIN, Layout, channels
-from cnncc.targets.algorithm import Algorithm, Cost, Layouts
+from cnncc.targets.algorithm import Layouts
 from cnncc.targets.cpu import common, pooled, tiling
-from cnncc.targets.cpu.tiling import ConvTile, Reduction, ceil_div, covered
+from cnncc.targets.cpu.tiled import Tiled
+from cnncc.targets.cpu.tiling import ConvTile, Reduction, ceil_div
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -28,42 +28,12 @@ def applies(problem: ConvProblem, target: Target) -> str | None:
         return f"it is for at most {target.block} input channels in one group, got {problem.ic} in {problem.groups}"
     if min(problem.out) < 1:
         return f"it needs an output of at least one pixel, got {problem.out}"
-    window = 4 * problem.ic * math.prod(covered(problem, (1,) * problem.rank))
-    if window > tiling.SCRATCH:
-        return f"the input of a pixel must fit {tiling.SCRATCH} bytes of scratch, got {window}"
-    return None
+    return tiling.unfit(problem, problem.ic)
 
 
 def layouts(problem: ConvProblem, target: Target) -> Layouts:
     """NCHW, OIHW{b}o, NCHW{b}c."""
     return Layouts(PLAIN, Layout(((0, target.block),)), channels(target.block))
-
-
-def tiles_for(problem: ConvProblem, target: Target) -> ConvTile:
-    """The tile with the least modelled time."""
-    if problem.behind is not None:
-        return pooled.choose(problem, target, _reduction(problem, target.block))
-    return tiling.choose(problem, target, _reduction(problem, target.block))
-
-
-def candidates(problem: ConvProblem, target: Target) -> Iterator[ConvTile]:
-    """Tiles worth measuring."""
-    if problem.behind is not None:
-        return pooled.candidates(problem, target, _reduction(problem, target.block))
-    return tiling.candidates(problem, target, _reduction(problem, target.block))
-
-
-def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
-    """Time by the tile model."""
-    if tile.rows:
-        return pooled.cost(problem, target, _reduction(problem, tile.block), tile)
-    return tiling.conv_cost(problem, target, _reduction(problem, tile.block), tile)
-
-
-def scratch(problem: ConvProblem, target: Target, tile: ConvTile) -> int:
-    """Bytes of the padded copy of a task's input, and of the rows that a pool behind is made from."""
-    copied = tiling.copied(problem, tile.group, problem.ic) if tile.copy else 0
-    return copied + (pooled.kept(tile.group, tile.vectors, tile.block) if tile.rows else 0)
 
 
 def _reduction(problem: ConvProblem, block: int) -> Reduction:
@@ -80,8 +50,7 @@ def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.
     """Stages "pad" (where the tile copies), "acc", "out"."""
     from tvm import te
 
-    r, b = problem.rank, tile.block
-    n = common.batch_of(problem, x)
+    n, b = common.batch_of(problem, x), tile.block
     extents, place = pooled.pixels(problem, tile) if tile.rows else (problem.out, list)
     source = x
     if tile.copy:
@@ -99,28 +68,8 @@ def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.
     acc = te.compute(common.shape(n, ceil_div(problem.oc, b), *extents, b), product, name="acc")
     if tile.rows:
         return pooled.result(problem, tile, acc, finish)
-    return te.compute(
-        acc.shape,
-        lambda n, o, *rest: finish(acc(n, o, *rest), (n, o * common.i64(b) + rest[r], *rest[:r])),
-        name="out",
-    )
+    return common.finished(acc, b, finish)
 
 
-def schedule(sch: Any, problem: ConvProblem, tile: ConvTile, target: Target) -> None:
-    """Tasks, register tiles, reduction; see `common.schedule_tile`, and `pooled` with a pool behind."""
-    (pooled.schedule if tile.rows else common.schedule_tile)(sch, problem, tile)
-
-
-ALGORITHM = Algorithm(
-    name="first_layer",
-    op="conv",
-    applies=applies,
-    layouts=layouts,
-    tiles_for=tiles_for,
-    cost=cost,
-    define=define,
-    schedule=schedule,
-    scratch=scratch,
-    candidates=candidates,
-    pooled=lambda problem, target: pooled.applies(problem, target, _reduction(problem, target.block)),
-)
+TILED = Tiled(_reduction)
+ALGORITHM = TILED.algorithm("first_layer", applies=applies, layouts=layouts, define=define, pooled=TILED.pooled)

@@ -15,11 +15,11 @@ from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Any
 
-from cnncc.errors import UnsupportedError
 from cnncc.targets.algorithm import Algorithm, Cost, Layouts
 from cnncc.targets.cpu import common, depthwise, direct, pointwise, tiling
 from cnncc.targets.cpu.depthwise_tiles import cuts, peeled, slots
 from cnncc.targets.cpu.tiling import ConvTile, Filling, Reduction, ceil_div
+from cnncc.targets.cpu.variety import tiles_or_error
 from cnncc.targets.problem import FUSED, ConvProblem, FusedProblem
 from cnncc.targets.target import Target
 
@@ -53,14 +53,6 @@ def applies(p: FusedProblem, target: Target) -> str | None:
 def layouts(p: FusedProblem, target: Target) -> Layouts:
     """Those of the pointwise convolution; `x` is that of its computed operand, and of what this is computed from."""
     return pointwise.ALGORITHM.layouts(p.conv, target)
-
-
-def tiles_for(p: FusedProblem, target: Target) -> FusedTile:
-    """The tile with the least modelled time. Raises UnsupportedError where there is none (see `applies`)."""
-    tile = _tile(p, target)
-    if tile is None:
-        raise UnsupportedError(f"{p}: {applies(p, target)}")
-    return tile
 
 
 def _tile(p: FusedProblem, target: Target) -> FusedTile | None:
@@ -157,6 +149,7 @@ def schedule(sch: Any, p: FusedProblem, tile: FusedTile, target: Target) -> None
     depthwise.peel_columns(sch, column, cuts(p.before, tile.columns)[1])
 
 
+tiles_for = tiles_or_error(FUSED, _tile, applies)
 ALGORITHM = Algorithm(
     name=FUSED,
     op=FUSED,

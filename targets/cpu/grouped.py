@@ -7,13 +7,11 @@ that are zero where input and output channel are of different groups: they are s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from cnncc.ir.layout import Layout, channels
-from cnncc.targets.algorithm import Algorithm, Cost, Layouts
-from cnncc.targets.cpu import common, direct, tiling
+from cnncc.targets.cpu import common, direct
+from cnncc.targets.cpu.tiled import Tiled
 from cnncc.targets.cpu.tiling import ConvTile, Reduction, ceil_div
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
@@ -44,32 +42,6 @@ def span(problem: ConvProblem, block: int) -> int:
     last = problem.groups - 1
     touched = (min((first + block - 1) // width, last) - first // width + 1 for first in range(0, problem.oc, block))
     return max(touched) * (problem.ic // problem.groups)
-
-
-def layouts(problem: ConvProblem, target: Target) -> Layouts:
-    """NCHW{b}c, OIHW{b}o, NCHW{b}c."""
-    return Layouts(channels(target.block), Layout(((0, target.block),)), channels(target.block))
-
-
-def tiles_for(problem: ConvProblem, target: Target) -> ConvTile:
-    """The tile with the least modelled time, of as many blocks as can be spread."""
-    return tiling.choose(_joined(problem), target, _reduction(problem, target.block))
-
-
-def candidates(problem: ConvProblem, target: Target) -> Iterator[ConvTile]:
-    """Tiles worth measuring."""
-    return tiling.candidates(_joined(problem), target, _reduction(problem, target.block))
-
-
-def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
-    """Time by the tile model, for all that is multiplied, zeros too."""
-    model = tiling.conv_cost(_joined(problem), target, _reduction(problem, tile.block), tile)
-    return replace(model, flops=2.0 * problem.macs)
-
-
-def scratch(problem: ConvProblem, target: Target, tile: ConvTile) -> int:
-    """Bytes of a task's padded input and of the spread weights of a register tile."""
-    return direct.scratch(_joined(problem), target, tile) + tile.vectors * _spread(problem, tile.block)
 
 
 def _joined(problem: ConvProblem) -> ConvProblem:
@@ -124,27 +96,15 @@ def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.
         return te.sum(pixel * spread(o, c, *taps, rest[r]), axis=[*taps, c])
 
     acc = te.compute(shape(n, oc, *problem.out, b), total, name="acc")
-    return te.compute(
-        acc.shape,
-        lambda n, o, *rest: finish(acc(n, o, *rest), (n, o * i64(b) + rest[r], *rest[:r])),
-        name="out",
-    )
+    return common.finished(acc, b, finish)
 
 
-def schedule(sch: Any, problem: ConvProblem, tile: ConvTile, target: Target) -> None:
-    """Tasks, register tiles, reduction; see `common.schedule_tile`."""
-    common.schedule_tile(sch, problem, tile)
+TILED = Tiled(_reduction, lambda problem, block: _joined(problem))
 
 
-ALGORITHM = Algorithm(
-    name="grouped",
-    op="conv",
-    applies=applies,
-    layouts=layouts,
-    tiles_for=tiles_for,
-    cost=cost,
-    define=define,
-    schedule=schedule,
-    scratch=scratch,
-    candidates=candidates,
-)
+def scratch(problem: ConvProblem, target: Target, tile: ConvTile) -> int:
+    """Bytes of a task's padded input and of the spread weights of a register tile."""
+    return TILED.scratch(problem, target, tile) + tile.vectors * _spread(problem, tile.block)
+
+
+ALGORITHM = TILED.algorithm("grouped", applies=applies, layouts=common.by_output, define=define, scratch=scratch)

@@ -12,8 +12,7 @@ from functools import lru_cache
 from itertools import product
 from typing import Any
 
-from cnncc.ir.layout import Layout, channels
-from cnncc.targets.algorithm import Algorithm, Cost, Layouts
+from cnncc.targets.algorithm import Algorithm, Cost
 from cnncc.targets.cpu import common, tiling
 from cnncc.targets.cpu.tiling import (
     FORK_SECONDS,
@@ -47,15 +46,7 @@ def applies(problem: ConvProblem, target: Target) -> str | None:
         return f"a block of {b} output channels must hold several whole groups, got {problem.groups} of {width}"
     if problem.ic == problem.groups and width == 1:
         return "a group for every channel is the depthwise convolution's"
-    least = tiling.copied(problem, (1,) * problem.rank, problem.ic // problem.groups * b)
-    if least > tiling.SCRATCH:
-        return f"the input of a pixel must fit {tiling.SCRATCH} bytes of scratch, got {least}"
-    return None
-
-
-def layouts(problem: ConvProblem, target: Target) -> Layouts:
-    """NCHW{b}c, OIHW{b}o, NCHW{b}c."""
-    return Layouts(channels(target.block), Layout(((0, target.block),)), channels(target.block))
+    return tiling.unfit(problem, problem.ic // problem.groups * b)
 
 
 @lru_cache(maxsize=1024)
@@ -146,11 +137,7 @@ def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.
         return te.sum(pixel * w(o, k, *taps, rest[r]), axis=[*taps[:-1], k, taps[-1]])
 
     acc = te.compute(shape(n, oc, *problem.out, b), total, name="acc")
-    return te.compute(
-        acc.shape,
-        lambda n, o, *rest: finish(acc(n, o, *rest), (n, o * i64(b) + rest[r], *rest[:r])),
-        name="out",
-    )
+    return common.finished(acc, b, finish)
 
 
 def schedule(sch: Any, problem: ConvProblem, tile: ConvTile, target: Target) -> None:
@@ -167,7 +154,7 @@ ALGORITHM = Algorithm(
     name="lanes",
     op="conv",
     applies=applies,
-    layouts=layouts,
+    layouts=common.by_output,
     tiles_for=tiles_for,
     cost=cost,
     define=define,

@@ -9,13 +9,13 @@ vectors multiply as fast as whole ones where the units are narrower than the reg
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from cnncc.ir.layout import Layout, channels
-from cnncc.targets.algorithm import Algorithm, Cost, Layouts
+from cnncc.targets.algorithm import Layouts
 from cnncc.targets.cpu import common, tiling
+from cnncc.targets.cpu.tiled import Tiled
 from cnncc.targets.cpu.tiling import ConvTile, Reduction, ceil_div
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
@@ -36,10 +36,7 @@ def applies(problem: ConvProblem, target: Target) -> str | None:
         return "groups of whole blocks are the direct convolution's"
     if vector(problem, b) < LEAST:
         return f"output channels of a group must be a multiple of {LEAST}, got {problem.oc // problem.groups}"
-    least = tiling.copied(problem, (1,) * problem.rank, _depth(problem, b))
-    if least > tiling.SCRATCH:
-        return f"the input of a pixel must fit {tiling.SCRATCH} bytes of scratch, got {least}"
-    return None
+    return tiling.unfit(problem, _depth(problem, b))
 
 
 def vector(problem: ConvProblem, block: int) -> int:
@@ -57,27 +54,6 @@ def layouts(problem: ConvProblem, target: Target) -> Layouts:
     b, inner = target.block, piece(problem, target.block)
     weights = Layout(((1, inner), (0, b)) if inner > 1 else ((0, b),))
     return Layouts(channels(b), weights, channels(b))
-
-
-def tiles_for(problem: ConvProblem, target: Target) -> ConvTile:
-    """The tile with the least modelled time."""
-    return tiling.choose(_bundled(problem, target.block), target, _reduction(problem, target.block))
-
-
-def candidates(problem: ConvProblem, target: Target) -> Iterator[ConvTile]:
-    """Tiles worth measuring."""
-    return tiling.candidates(_bundled(problem, target.block), target, _reduction(problem, target.block))
-
-
-def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
-    """Time by the tile model."""
-    model = tiling.conv_cost(_bundled(problem, tile.block), target, _reduction(problem, tile.block), tile)
-    return replace(model, flops=2.0 * problem.macs)
-
-
-def scratch(problem: ConvProblem, target: Target, tile: ConvTile) -> int:
-    """Bytes of the padded copy of a task's input."""
-    return tiling.copied(problem, tile.group, _depth(problem, tile.block)) if tile.copy else 0
 
 
 def _vectors(problem: ConvProblem, block: int) -> int:
@@ -168,15 +144,6 @@ def schedule(sch: Any, problem: ConvProblem, tile: ConvTile, target: Target) -> 
     common.schedule_tile(sch, problem, tile)
 
 
-ALGORITHM = Algorithm(
-    name="narrow",
-    op="conv",
-    applies=applies,
-    layouts=layouts,
-    tiles_for=tiles_for,
-    cost=cost,
-    define=define,
-    schedule=schedule,
-    scratch=scratch,
-    candidates=candidates,
+ALGORITHM = Tiled(_reduction, _bundled).algorithm(
+    "narrow", applies=applies, layouts=layouts, define=define, schedule=schedule
 )

@@ -7,12 +7,12 @@ end where a row does. Otherwise it is the direct convolution.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from cnncc.targets.algorithm import Algorithm, Cost
 from cnncc.targets.cpu import common, direct
+from cnncc.targets.cpu.tiled import Tiled
 from cnncc.targets.cpu.tiling import ConvTile
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
@@ -30,21 +30,6 @@ def applies(problem: ConvProblem, target: Target) -> str | None:
 def flat(problem: ConvProblem) -> ConvProblem:
     """The problem with its spatial axes as one."""
     return replace(problem, size=(math.prod(problem.size),), kernel=(1,), strides=(1,), pads=(0, 0), dilations=(1,))
-
-
-def tiles_for(problem: ConvProblem, target: Target) -> ConvTile:
-    """The tile with the least modelled time."""
-    return direct.tiles_for(flat(problem), target)
-
-
-def candidates(problem: ConvProblem, target: Target) -> Iterator[ConvTile]:
-    """Tiles worth measuring."""
-    return direct.candidates(flat(problem), target)
-
-
-def cost(problem: ConvProblem, target: Target, tile: ConvTile) -> Cost:
-    """Time by the tile model."""
-    return direct.cost(flat(problem), target, tile)
 
 
 def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.Finish) -> Any:
@@ -98,14 +83,6 @@ def schedule(sch: Any, problem: ConvProblem, tile: ConvTile, target: Target) -> 
     common.schedule_tile(sch, flat(problem), tile)
 
 
-ALGORITHM = Algorithm(
-    name="pointwise",
-    op="conv",
-    applies=applies,
-    layouts=direct.layouts,
-    tiles_for=tiles_for,
-    cost=cost,
-    define=define,
-    schedule=schedule,
-    candidates=candidates,
+ALGORITHM = Tiled(direct.reduction, lambda problem, block: flat(problem)).algorithm(
+    "pointwise", applies=applies, layouts=direct.layouts, define=define, schedule=schedule
 )

@@ -127,6 +127,12 @@ def copied(problem: ConvProblem, group: tuple[int, ...], depth: int) -> int:
     return 4 * depth * math.prod(covered(problem, group))
 
 
+def unfit(problem: ConvProblem, depth: int) -> str | None:
+    """Why the input of a pixel, so many channels of it, does not fit the scratch, or None."""
+    least = copied(problem, (1,) * problem.rank, depth)
+    return f"the input of a pixel must fit {SCRATCH} bytes of scratch, got {least}" if least > SCRATCH else None
+
+
 @lru_cache(maxsize=4096)
 def choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTile:
     """The tile with the least modelled time: the register tile first, then what a task does. Ties go to the first."""

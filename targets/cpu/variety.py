@@ -1,11 +1,33 @@
-"""The order in which tiles are worth measuring."""
+"""Tiles by modelled time: the best one, and the order in which others are worth measuring."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from cnncc.errors import UnsupportedError
+from cnncc.targets.target import Target
 
 T = TypeVar("T")
+
+
+def least(tiles: Iterable[T], seconds: Callable[[T], float]) -> T | None:
+    """The tile of least modelled time, the first of equals; None where there are none."""
+    return min(tiles, key=seconds, default=None)
+
+
+def tiles_or_error(
+    name: str, best: Callable[[Any, Target], T | None], applies: Callable[[Any, Target], str | None]
+) -> Callable[[Any, Target], T]:
+    """An algorithm's `tiles_for`: its best tile; UnsupportedError with the reason where there is none."""
+
+    def tiles_for(problem: Any, target: Target) -> T:
+        tile = best(problem, target)
+        if tile is None:
+            raise UnsupportedError(f"{problem}: {name}: {applies(problem, target)}")
+        return tile
+
+    return tiles_for
 
 
 def varied(tiles: Iterable[T], seconds: Callable[[T], float], kind: Callable[[T], Hashable]) -> Iterator[T]:

@@ -18,11 +18,11 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
-from cnncc.errors import UnsupportedError
 from cnncc.ir.layout import Layout, channels
 from cnncc.ops.winograd import WinogradAttrs
 from cnncc.ops.winograd_matrices import TAPS, Matrix, alignment, axes, combine, matrices, points, side
 from cnncc.targets.algorithm import Algorithm, Layouts
+from cnncc.targets.cpu.variety import tiles_or_error
 from cnncc.targets.cpu.winograd_tiles import (
     STACK,
     Axis,
@@ -327,18 +327,17 @@ def _layouts(p: ConvProblem, target: Target) -> Layouts:
 
 
 def _make(m: int) -> Algorithm:
-    def tiles_for(p: ConvProblem, target: Target) -> WinogradTile:
-        tile = best_tile(p, target, m)
-        if tile is None:
-            raise UnsupportedError(f"{p}: Winograd F({m}): {_applies(p, target, m)}")
-        return tile
+    name = f"winograd_f{m}"
+
+    def applies(p: ConvProblem, target: Target) -> str | None:
+        return _applies(p, target, m)
 
     return Algorithm(
-        name=f"winograd_f{m}",
+        name=name,
         op="conv",
-        applies=lambda p, target: _applies(p, target, m),
+        applies=applies,
         layouts=_layouts,
-        tiles_for=tiles_for,
+        tiles_for=tiles_or_error(name, lambda p, target: best_tile(p, target, m), applies),
         cost=cost,
         define=define,
         schedule=schedule,

@@ -11,7 +11,7 @@ from math import prod
 from cnncc.ops.winograd_matrices import axes, side
 from cnncc.targets.algorithm import Cost
 from cnncc.targets.cpu.tiling import FORK_SECONDS, divisors, registers
-from cnncc.targets.cpu.variety import varied
+from cnncc.targets.cpu.variety import least, varied
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -153,8 +153,7 @@ def cost(p: ConvProblem, target: Target, tile: WinogradTile) -> Cost:
 @lru_cache(maxsize=4096)
 def best_tile(p: ConvProblem, target: Target, m: int) -> WinogradTile | None:
     """The tile of least cost, None where even a single tile's transforms exceed the stack."""
-    found = [(cost(p, target, t).seconds, t) for t in _candidates(p, target, m)]
-    return min(found, key=lambda pair: pair[0])[1] if found else None
+    return least(_candidates(p, target, m), lambda tile: cost(p, target, tile).seconds)
 
 
 def candidates(p: ConvProblem, target: Target, m: int) -> Iterator[WinogradTile]:

@@ -286,9 +286,9 @@ def test_the_model_expects_most_of_the_peak(target: Target) -> None:
     """Large layers of ResNet-50 and VGG at 86 percent and more, on both threads."""
     for text in NETWORKS["resnet50"][:12] + NETWORKS["vgg16"]:
         problem = ConvProblem.parse(text)
-        tile = direct.tiles_for(problem, target)
+        tile = direct.ALGORITHM.tiles_for(problem, target)
         peak = 2 * problem.macs / (target.gflops_per_core * target.threads * 1e9)
-        assert peak < direct.cost(problem, target, tile).seconds < 1.16 * peak, (text, tile)
+        assert peak < direct.ALGORITHM.cost(problem, target, tile).seconds < 1.16 * peak, (text, tile)
 
 
 def test_half_vectors_count_as_the_units_are() -> None:
@@ -296,15 +296,17 @@ def test_half_vectors_count_as_the_units_are() -> None:
     problem = ConvProblem.parse("conv n1 ic208 h14 w14 oc208 k3x3 s1x1 p1x1 g26")
     halved = replace(AVX512, unit_bits=256)
     assert (AVX512.rate(16), AVX512.rate(8), halved.rate(8), halved.rate(4)) == (117.0, 58.5, 117.0, 58.5)
-    whole, half = (narrow.cost(problem, t, narrow.tiles_for(problem, t)).seconds for t in (AVX512, halved))
+    whole, half = (
+        narrow.ALGORITHM.cost(problem, t, narrow.ALGORITHM.tiles_for(problem, t)).seconds for t in (AVX512, halved)
+    )
     assert half < 0.6 * whole
     assert half < 0.75 * lanes.cost(problem, halved, lanes.tiles_for(problem, halved)).seconds
 
 
 def test_small_layers_stay_on_one_thread() -> None:
     problem = ConvProblem.parse("conv n1 ic16 h4 w4 oc16 k1x1 s1x1 p0x0")
-    assert not direct.tiles_for(problem, AVX512).parallel
-    assert direct.tiles_for(ConvProblem.parse(NETWORKS["vgg16"][0]), AVX512).parallel
+    assert not direct.ALGORITHM.tiles_for(problem, AVX512).parallel
+    assert direct.ALGORITHM.tiles_for(ConvProblem.parse(NETWORKS["vgg16"][0]), AVX512).parallel
 
 
 def test_problem_texts_round_trip() -> None:
