@@ -22,10 +22,11 @@ from cnncc.bench.macs import count_macs
 from cnncc.bench.plot import check_plot, plot
 from cnncc.bench.results import Round, difference, interval, summarise
 from cnncc.bench.systems import Session
-from cnncc.bench.torch_reference import is_reference, load
+from cnncc.bench.torch_reference import load
 from cnncc.bench.worker import Worker
 from cnncc.cli import group
 from cnncc.errors import GraphError, ModelFileError, UnsupportedError
+from cnncc.reference import is_reference
 
 QUICK = {"rounds": 2, "seconds": 0.001, "least": 2, "pause": 0.0, "include_cnncc": False, "with_peak": False}
 

@@ -14,8 +14,8 @@ from onnx import helper
 
 from cnncc.bench.client import Client
 from cnncc.bench.macs import count_macs
-from cnncc.bench.torch_reference import is_reference
 from cnncc.errors import GraphError, ModelFileError, UnsupportedError
+from cnncc.reference import is_reference
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ COMMANDS = {
     "verify": "Compare the compiled model with a reference.",
     "bench": "Time the model, alone or side by side with other systems.",
     "tune": "Measure the kernels of a model on this machine, and keep what beats the defaults.",
+    "train": "Train a model as a configuration file says.",
     "profile": "Time every kernel, next to what the machine could do at best.",
     "inspect": "Show what a model is made of and what its kernels are.",
     "opt": "Run passes on a graph in textual form.",

@@ -84,8 +84,9 @@ class Run:
         self.step, self.plan, self.reporter = step, plan, reporter
         self.at = Position()
         self.history = History()
-        self.rate = Rate(step.optimizer, plan.schedule, plan.epochs, plan.data.length)
+        self.rate = Rate(step.optimizer, plan.schedule)
         self.best = Best(plan.early_stopping or EarlyStopping(patience=plan.epochs))
+        self.lr = step.optimizer.lr  # of the last step
         self.best_state: Mapping[str, np.ndarray] = {}
         self._found: Mapping[str, np.ndarray] | None = None  # the state of a checkpoint, not taken back yet
         self.evaluation = Evaluation(step)
@@ -113,6 +114,7 @@ class Run:
             self._prepare(x, y)
             begin = time.perf_counter()
             self.rate.before_step(self.at.steps)
+            self.lr = self.step.optimizer.lr
             if self.watch is not None:
                 self.watch.before(x, y, self.at.epoch, self.at.steps)
             result = self.step(x, y)
@@ -120,6 +122,7 @@ class Run:
                 self.watch.after(result)
             self.at.add(result, len(x), time.perf_counter() - begin)
             self.reporter.batch(self.at.epoch, self.at.batch, self.at.means(), self.at.speed)
+            self.rate.after_step()
             if self.plan.every is not None and self.at.steps % self.plan.every == 0:
                 self._save()
         self._close_epoch()
@@ -138,7 +141,7 @@ class Run:
             self.watch.check_state()
         at, validation = self.at, self._validate()
         record = Epoch(
-            at.epoch + 1, at.steps, self.step.optimizer.lr, at.means(), validation,
+            at.epoch + 1, at.steps, self.lr, at.means(), validation,
             at.speed, at.seconds,
         )  # fmt: skip
         self.history.epochs.append(record)
