@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def run_config(config: Config, epochs: int | None = None, resume: bool = False, 
         step, data,
         validation=validation if isinstance(validation, float) else _source(config, "validation", data),
         epochs=epochs or values["epochs"], batch=values["batch"], seed=values["seed"],
-        schedule=_schedule(config, step.optimizer), augment=transforms,
+        schedule=_schedule(config, step.optimizer, epochs or values["epochs"], data), augment=transforms,
         early_stopping=None if stopping is None else EarlyStopping(**stopping),
         checkpoint=config.file("checkpoint"), checkpoint_every=values["checkpoint_every"], resume=resume,
         log=config.file("log"), plot=config.file("plot"), progress=progress, detect_nan=values["detect_nan"],
@@ -90,19 +90,36 @@ def _loss(config: Config) -> Any:
 
 def _optimizer(config: Config) -> Any:
     known = {n: getattr(optim, n) for n in dir(optim) if _is_rule(getattr(optim, n))}
-    return _named(config, "optimizer", config.tables["optimizer"], known)
+    table = dict(config.tables["optimizer"])
+    groups = table.pop("groups", [])
+    if not isinstance(groups, list) or not all(isinstance(g, dict) and "match" in g for g in groups):
+        raise config.fail("[optimizer] 'groups'", f"must be tables with a key 'match', got {groups!r}")
+    made = _named(config, "optimizer", table, known)
+    if groups:
+        made = replace(made, groups=tuple(optim.Group(**g) for g in groups))
+    return made
 
 
 def _is_rule(value: Any) -> bool:
     return inspect.isclass(value) and issubclass(value, optim.Optimizer) and value is not optim.Optimizer
 
 
-def _schedule(config: Config, optimizer: Any) -> Any:
+def _schedule(config: Config, optimizer: Any, epochs: int, data: Any) -> Any:
+    """A schedule that is to last for the whole run need not be told how long that is."""
     table = config.tables.get("schedule")
     if table is None:
         return None
     known = {n: getattr(schedules, n) for n in schedules.__all__ if n not in _NOT_BY_NAME}
-    return _named(config, "schedule", table, known, optimizer)
+    name = str(table["name"]).lower()
+    length = as_data(data, config.values["batch"]).length
+    whole: dict[str, int] = {}
+    if name == "onecyclelr" and "total_steps" not in table and length is not None:
+        whole = {"epochs": epochs, "steps_per_epoch": length}
+    elif name == "cosineannealinglr" and table.get("every") != "batch":
+        whole = {"T_max": epochs}
+    elif name == "cosineannealinglr" and length is not None:
+        whole = {"T_max": epochs * length}
+    return _named(config, "schedule", whole | dict(table), known, optimizer)
 
 
 def _named(config: Config, place: str, table: Mapping[str, Any], known: Mapping[str, Any], *first: Any) -> Any:

@@ -88,9 +88,9 @@ def fit(
     if checkpoint_every is not None and checkpoint_every < 1:
         raise GraphError(f"checkpoint_every must be at least 1 step, got {checkpoint_every}")
     if isinstance(validation, float):
-        if not (isinstance(data, tuple) and len(data) == 2):
+        if not isinstance(data, Arrays) and not (isinstance(data, tuple) and len(data) == 2):
             raise GraphError("validation as a fraction needs data as a pair of arrays (x, y)")
-        data, validation = Arrays(*data).split(validation, seed)
+        data, validation = (data if isinstance(data, Arrays) else Arrays(*data)).split(validation, seed)
     plan = Plan(
         data=as_data(data, batch, seed, tuple(augment)),
         validation=None if validation is None else as_data(validation, batch, seed, tuple(augment), training=False),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cnncc.errors import ModelFileError
+from cnncc.errors import GraphError, ModelFileError
 from cnncc.nn.module import Module
+from cnncc.optim import Optimizer
 from cnncc.train.checkpoint import META, Checkpoint, check_arrays, check_equal, load_checkpoint, save_checkpoint
 from cnncc.train.data import Data
 from cnncc.train.evaluate import Evaluation, Metric
@@ -87,6 +88,7 @@ class Run:
         self.rate = Rate(step.optimizer, plan.schedule)
         self.best = Best(plan.early_stopping or EarlyStopping(patience=plan.epochs))
         self.lr = step.optimizer.lr  # of the last step
+        self.settings = optimizer_settings(step.optimizer)  # some schedules change more than the rate later
         self.best_state: Mapping[str, np.ndarray] = {}
         self._found: Mapping[str, np.ndarray] | None = None  # the state of a checkpoint, not taken back yet
         self.evaluation = Evaluation(step)
@@ -189,7 +191,7 @@ class Run:
     def _save(self) -> None:
         assert self.plan.checkpoint is not None
         meta = {
-            "optimizer": optimizer_settings(self.step.optimizer),
+            "optimizer": self.settings,
             "data": self.plan.data.describe(),
             "position": asdict(self.at),
             "rate": self.rate.to_dict(),
@@ -202,21 +204,26 @@ class Run:
         found = load_checkpoint(path)
         try:
             meta = {k: found.meta[k] for k in ("optimizer", "data", "position", "rate", "best", "history")}
-            at, history = Position(**meta["position"]), History.from_dict(meta["history"])
+            check_equal(path, meta["optimizer"], self.settings, "optimizer")
+            check_equal(path, meta["data"], self.plan.data.describe(), "data")
+            self.at, self.history = Position(**meta["position"]), History.from_dict(meta["history"])
+            self.best.load(meta["best"])
+            self.rate.load(meta["rate"])
         except (KeyError, TypeError) as error:
             raise ModelFileError(f"{path}: entry '{META}' lacks what a run needs, {error}") from None
-        check_equal(path, meta["optimizer"], optimizer_settings(self.step.optimizer), "optimizer")
-        check_equal(path, meta["data"], self.plan.data.describe(), "data")
-        self._found = found.state
-        self.at, self.history = at, history
-        self.best_state = found.best
-        self.best.load(meta["best"])
-        self.rate.load(meta["rate"])
+        except GraphError as error:
+            raise ModelFileError(f"{path}: {error}") from None
+        self._found, self.best_state = found.state, found.best
         if self.history.stopped == "epochs":
             self.history.stopped = ""
 
 
-def optimizer_settings(optimizer: Any) -> dict[str, Any]:
-    """What must be equal when a run is resumed: the rule and its numbers, without the learning rate."""
-    numbers = {k: v for k, v in vars(optimizer).items() if k != "lr" and not k.startswith("_")}
-    return {"rule": type(optimizer).__name__, **{k: json.loads(json.dumps(v, default=str)) for k, v in numbers.items()}}
+def optimizer_settings(optimizer: Optimizer) -> dict[str, Any]:
+    """What must be equal when a run is resumed: the rule and its numbers, without learning rates (see `Rate`)."""
+    numbers = {f.name: getattr(optimizer, f.name) for f in fields(optimizer) if f.name not in ("lr", "groups")}  # type: ignore[arg-type]
+    groups = [
+        {"match": g.match, "frozen": g.frozen, **{k: v for k, v in g.overrides.items() if k != "lr"}}
+        for g in optimizer.groups
+    ]
+    settings: dict[str, Any] = json.loads(json.dumps({"rule": type(optimizer).__name__, **numbers, "groups": groups}))
+    return settings

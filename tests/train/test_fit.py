@@ -14,6 +14,7 @@ import pytest
 
 from cnncc import nn, optim
 from cnncc.errors import GraphError, ModelFileError
+from cnncc.optim import schedules
 from cnncc.train import EarlyStopping, TrainStep, fit
 
 ROOT = Path(__file__).parent.parent.parent
@@ -38,6 +39,8 @@ def train(folder: Path | None = None, epochs: int = 4, **options):
     if folder is not None:
         options |= {"checkpoint": folder / "run.npz"}
     step = TrainStep(mlp(), "cross_entropy", optim.SGD(**SGD), threads=1)
+    if "scheduled" in options:
+        options["schedule"] = options.pop("scheduled")(step.optimizer)
     defaults = {"batch": 16, "validation": (X[:20], Y[:20]), "schedule": lambda steps: 0.1 * 0.95**steps, "seed": 3}
     history = fit(step, (X, Y), epochs=epochs, **(defaults | options))
     return step, history
@@ -180,6 +183,39 @@ def test_a_resumed_run_has_the_same_bits(batches, tmp_path):
     assert numbers(history) == numbers(expected)
 
 
+SCHEDULES = {
+    "cosine": lambda o: schedules.CosineAnnealingLR(o, 4),
+    "one cycle": lambda o: schedules.OneCycleLR(o, 0.5, total_steps=16),
+    "plateau": lambda o: schedules.ReduceLROnPlateau(o, factor=0.5, patience=0, threshold=0.99),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_followed_and_resumed(name, tmp_path):
+    """The rates of every epoch's last step; the plateau's follow the validation loss."""
+    expected_step, expected = train(scheduled=SCHEDULES[name])
+    rates = expected.column("lr")
+    if name == "cosine":
+        assert rates == pytest.approx([0.1 * (1 + np.cos(np.pi * k / 4)) / 2 for k in range(4)])
+    elif name == "one cycle":
+        assert rates[0] > 0.4
+        assert rates[3] == pytest.approx(0.5 / 25 / 1e4)
+    else:
+        assert rates == [0.1, 0.1, 0.05, 0.025]  # no epoch takes 99 percent off the loss of the one before
+    with pytest.raises(Stop):
+        train(tmp_path, checkpoint_every=3, progress=StopAfter(10), scheduled=SCHEDULES[name])
+    step, history = train(tmp_path, checkpoint_every=3, resume=True, scheduled=SCHEDULES[name])
+    assert bits(step) == bits(expected_step)
+    assert numbers(history) == numbers(expected)
+    with pytest.raises(ModelFileError, match=r"run\.npz: .* (was made with|another optimizer)"):
+        train(tmp_path, resume=True, schedule=None)
+
+
+def test_schedules_belong_to_the_optimizer():
+    with pytest.raises(GraphError, match="must be made with the optimizer of this run"):
+        train(schedule=schedules.StepLR(optim.SGD(lr=0.1), 3))
+
+
 def test_a_finished_run_goes_on_with_more_epochs(tmp_path):
     expected_step, expected = train(epochs=4)
     train(tmp_path, epochs=2)
@@ -261,11 +297,11 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         train(tmp_path, resume=True, batch=8, seed=5)
     other = TrainStep(mlp(), "cross_entropy", optim.SGD(lr=0.1, momentum=0.5), threads=1)
     with pytest.raises(ModelFileError, match=r"another optimizer: momentum was 0.9, now 0.5"):
-        fit(other, (X, Y), batch=16, seed=3, checkpoint=path, resume=True)
+        fit(other, (X, Y), batch=16, seed=3, checkpoint=path, resume=True, schedule=lambda s: 0.1)
     nn.manual_seed(0)
     wide = TrainStep(nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 2)), "cross_entropy", optim.SGD(**SGD))
     with pytest.raises(ModelFileError, match=r"0.weight must be float32\(9, 6\), got float32\(8, 6\)"):
-        fit(wide, (X, Y), batch=16, seed=3, checkpoint=path, resume=True)
+        fit(wide, (X, Y), batch=16, seed=3, checkpoint=path, resume=True, schedule=lambda s: 0.1)
 
 
 def test_resuming_without_a_file_begins(tmp_path):
