@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,10 @@ CASES: dict[str, tuple[list[str], list[str], list[str]]] = {
     "build_graph": ([], ["graph residual(%image: f32[N, 3, 32, 32])", "batch 7"], []),
     "compile_onnx": (["{root}/cnncc/demo/digits.onnx"], ["the loaded model gives the same results"], []),
     "filters": (["{tmp}"], ["laplace", "commutes with a shift: True, with a rotation: False"], []),
+    "positions_audio": (["2"], ["convolutional  where it was trained", "elsewhere"], []),
+    "shuffled_digits": (["2"], ["dense", "convolutional", "lost"], ["sklearn"]),
     "lectures": ([], ["[2.0, 1.0, 4.0, -1.0, 2.0]", "105,705,600", "receptive field 31"], []),
-    "train_digits": (["1"], ["epoch 1: loss", "test accuracy"], ["sklearn"]),
+    "train_digits": (["2"], ["epoch 2/2  loss", "val_accuracy", "test accuracy"], ["sklearn"]),
 }
 
 
@@ -59,3 +62,18 @@ def test_examples_are_short_and_explained(path):
     assert text.count("\n") < 80
     assert text.startswith('"""')
     assert f"python examples/{path.name}" in text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.toml")), ids=lambda p: p.stem)
+def test_configurations_run(path, tmp_path):
+    """In a copy of their folder: results are written beside the file."""
+    pytest.importorskip("sklearn")
+    from cnncc.train.config import read_config
+    from cnncc.train.configured import run_config
+
+    shutil.copytree(path.parent, tmp_path / "examples")
+    config = read_config(tmp_path / "examples" / path.name)
+    outcome = run_config(config, epochs=1, progress="none")
+    assert outcome.test["accuracy"] > 0.3
+    assert outcome.output is not None
+    assert outcome.output.exists()

@@ -89,9 +89,7 @@ class Normalise:
         return (x - mean) / std, y
 
 
-def apply(
-    transforms: Sequence[Transform], seed: Sequence[int], training: bool, x: np.ndarray, y: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def apply(transforms: Sequence[Transform], seed: Sequence[int], training: bool, x: Any, y: Any) -> tuple[Any, Any]:
     """The transforms one after another; equal seeds give equal bits."""
     rng = np.random.default_rng(list(seed))
     for transform in transforms:

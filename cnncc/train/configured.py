@@ -13,16 +13,16 @@ import numpy as np
 from cnncc import nn, optim
 from cnncc.errors import CnnccError, GraphError, ModelFileError
 from cnncc.ir.graph import Graph
+from cnncc.losses import LOSSES
 from cnncc.optim import schedules
 from cnncc.reference import call, find, is_reference
 from cnncc.train import augment
 from cnncc.train.config import Config
 from cnncc.train.data import Arrays, as_data
-from cnncc.train.evaluate import Evaluation
-from cnncc.train.fit import fit
+from cnncc.train.evaluate import evaluate
+from cnncc.train.fit import as_step, fit
 from cnncc.train.folders import ImageFolder
 from cnncc.train.history import History
-from cnncc.train.step import TrainStep
 from cnncc.train.stopping import EarlyStopping
 
 _NOT_BY_NAME = ("Schedule", "LambdaLR", "SequentialLR", "ChainedScheduler")  # they take more than numbers
@@ -46,7 +46,7 @@ def run_config(config: Config, epochs: int | None = None, resume: bool = False, 
         raise config.fail("output", f"must end with .onnx, got {output.name}")
     nn.manual_seed(values["seed"])
     data = _source(config, "train")
-    step = TrainStep(_model(config), _loss(config), _optimizer(config), values["target"], values["threads"])
+    step = as_step(_model(config), _loss(config), _optimizer(config), values["target"], values["threads"])
     transforms = tuple(_named(config, f"augment {k}", t, TRANSFORMS) for k, t in enumerate(config.augment, 1))
     validation = tables["data"]["validation"]
     stopping = tables.get("early_stopping")
@@ -63,9 +63,12 @@ def run_config(config: Config, epochs: int | None = None, resume: bool = False, 
     held = _source(config, "test", data)
     if held is not None:
         batches = as_data(held, values["batch"], values["seed"], transforms, training=False).batches(0)
-        test = Evaluation(step).over(batches, {})
+        test = evaluate(step, batches, {})
     if output is not None:
-        _export(step, output)
+        try:
+            step.to_onnx(output)
+        except OSError as error:
+            raise ModelFileError(f"{output}: cannot be written, {error}") from None
     return Outcome(history, test, output)
 
 
@@ -83,9 +86,15 @@ def _model(config: Config) -> Any:
 
 def _loss(config: Config) -> Any:
     given = config.values["loss"]
-    if isinstance(given, str) and is_reference(given):
+    if isinstance(given, dict):
+        if "name" not in given:
+            raise config.fail("[loss] 'name'", "is missing: a class of cnncc.losses")
+        return _named(config, "loss", given, {type(v).__name__: type(v) for v in LOSSES.values()})
+    if is_reference(given):
         return _python(config, "loss", lambda: find(given, config.path.parent))
-    return given
+    if given not in LOSSES:
+        raise config.fail("'loss'", f'must be one of {", ".join(LOSSES)}, or "module:function", got {given!r}')
+    return LOSSES[given]
 
 
 def _optimizer(config: Config) -> Any:
@@ -182,17 +191,3 @@ def _python(config: Config, key: str, action: Callable[[], Any]) -> Any:
         return action()
     except (GraphError, TypeError) as error:
         raise config.fail(key, f"cannot be used, {error}") from None
-
-
-def _export(step: TrainStep, path: Path) -> None:
-    from cnncc.edges.onnx_export import to_onnx
-
-    model = step.sync()
-    if not isinstance(model, Graph):
-        assert step.graph is not None
-        shape = next(v.type.shape for v in step.graph.inputs if v.name == "x")
-        model = nn.trace(model.eval(), {"x": ("N", *shape[1:])})
-    try:
-        to_onnx(model, path)
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be written, {error}") from None

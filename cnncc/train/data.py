@@ -6,7 +6,7 @@ epoch sees the batches that it would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import ceil
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from cnncc.errors import GraphError
 from cnncc.runtime.arena import empty
 from cnncc.train.augment import Transform, apply, describe
 
-Batch = tuple[np.ndarray, np.ndarray]
+Batch = tuple[Any, Any]  # arrays; or tuples, dicts by name, None where a step takes them
 SHUFFLE, AUGMENT = 0, 1  # streams of random numbers of one seed
 
 
@@ -141,7 +141,7 @@ class Loader:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 size = f" of {len(pair)}" if isinstance(pair, (tuple, list)) else ""
                 raise GraphError(f"data: a batch must be a pair (x, y), got {type(pair).__name__}{size} at batch {k}")
-            x, y = as_array(pair[0], "x"), as_array(pair[1], "y")
+            x, y = _arrays(pair[0], "x"), _arrays(pair[1], "y")
             yield apply(self.transforms, (self.seed, AUGMENT, epoch, k), self.training, x, y)
 
     def describe(self) -> dict[str, Any]:
@@ -182,6 +182,31 @@ def as_array(value: Any, what: str) -> np.ndarray:
 
 def _length(value: Any) -> int | None:
     return len(value) if hasattr(value, "__len__") else None
+
+
+def _arrays(value: Any, what: str) -> Any:
+    """One array, or several as a training step takes them."""
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        return {name: as_array(v, what) for name, v in value.items()}
+    if isinstance(value, (tuple, list)) and any(getattr(v, "ndim", 0) for v in value):
+        return tuple(as_array(v, what) for v in value)
+    return as_array(value, what)
+
+
+def members(value: Any) -> list[np.ndarray]:
+    """The arrays of one side of a batch."""
+    if value is None:
+        return []
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return list(value) if isinstance(value, tuple) else [value]
+
+
+def count_samples(x: Any) -> int:
+    """How many samples a batch has."""
+    return len(members(x)[0])
 
 
 def _take(array: np.ndarray, indices: np.ndarray) -> np.ndarray:

@@ -9,11 +9,12 @@ from typing import Any
 
 from cnncc.errors import GraphError
 from cnncc.ir.graph import Graph
+from cnncc.losses import NLL, CrossEntropy, MultiMargin, find_loss
 from cnncc.nn.module import Module
 from cnncc.optim import Optimizer
 from cnncc.train.augment import Transform
 from cnncc.train.data import Arrays, as_data
-from cnncc.train.evaluate import Metric
+from cnncc.train.evaluate import ArrayMetric
 from cnncc.train.history import History
 from cnncc.train.loop import Plan, Run
 from cnncc.train.progress import Reporter, Style, find_reporter
@@ -34,7 +35,7 @@ def fit(
     batch: int = 64,
     schedule: Any = None,
     early_stopping: int | EarlyStopping | None = None,
-    metrics: Mapping[str, Metric] | None = None,
+    metrics: Mapping[str, ArrayMetric] | None = None,
     augment: Sequence[Transform] = (),
     checkpoint: PathLike | None = None,
     checkpoint_every: int | None = None,
@@ -50,10 +51,11 @@ def fit(
 ) -> History:
     """Train a model; returns the History, whose `model` is the trained one.
 
-    model: a TrainStep, or what one is made of (a module, a graph, an .onnx file) with `loss` and `optimizer`.
+    model: a TrainStep, or what one is made of (a module, a graph, an .onnx file) with `loss` and `optimizer`; one that
+        is made here measures accuracy where the loss is of classes.
     data: a pair of arrays (x, y), an ImageFolder, an iterable of batches (x, y) such as a torch DataLoader, or a
-        function epoch -> iterable. Arrays and folders are cut into batches of `batch` samples, shuffled anew every
-        epoch by `seed`; the last batch may be smaller.
+        function epoch -> iterable; x and y of a batch are what the step takes. Arrays and folders are cut into batches
+        of `batch` samples, shuffled anew every epoch by `seed`; the last batch may be smaller.
     validation: the same kinds of data; or a number, the fraction of arrays (x, y) to hold back.
     schedule: a schedule of `cnncc.optim.schedules`, or a function of the number of steps done -> learning rate.
     early_stopping: an EarlyStopping, or its patience in epochs; needs `validation`. The model then ends with the
@@ -72,7 +74,7 @@ def fit(
     Raises GraphError for arguments that do not fit together, ModelFileError for a checkpoint that is damaged or of
     another run, UnsupportedError where a chart is asked for without matplotlib, NonFiniteError.
     """
-    step = _as_step(model, loss, optimizer, target, threads)
+    step = as_step(model, loss, optimizer, target, threads)
     if plot is not None:
         from cnncc.bench.plot import check_plot
 
@@ -108,7 +110,8 @@ def fit(
     return Run(step, plan, find_reporter(progress)).train(resume)
 
 
-def _as_step(model: Any, loss: Any, optimizer: Optimizer | None, target: str, threads: int | None) -> TrainStep:
+def as_step(model: Any, loss: Any, optimizer: Optimizer | None, target: str, threads: int | None) -> TrainStep:
+    """The step that `fit` was given, or one made of a model."""
     if isinstance(model, TrainStep):
         if optimizer is not None:
             raise GraphError("fit: a TrainStep has its optimizer already; give a model to choose another")
@@ -119,4 +122,5 @@ def _as_step(model: Any, loss: Any, optimizer: Optimizer | None, target: str, th
         from cnncc.edges.onnx_import import load_onnx
 
         model = load_onnx(model)
-    return TrainStep(model, loss, optimizer, target, threads)
+    measured = ["accuracy"] if isinstance(find_loss(loss), (CrossEntropy, NLL, MultiMargin)) else []
+    return TrainStep(model, loss, optimizer, target, threads, metrics=measured)

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from cnncc.errors import GraphError, ModelFileError
-from cnncc.nn.module import Module
 from cnncc.optim import Optimizer
 from cnncc.train.checkpoint import META, Checkpoint, check_arrays, check_equal, load_checkpoint, save_checkpoint
-from cnncc.train.data import Data
-from cnncc.train.evaluate import Evaluation, Metric
+from cnncc.train.data import Data, count_samples
+from cnncc.train.evaluate import ArrayMetric, evaluate
 from cnncc.train.history import Epoch, History
 from cnncc.train.nonfinite import Watch
 from cnncc.train.progress import Reporter
@@ -34,7 +33,7 @@ class Plan:
     epochs: int
     schedule: Any
     early_stopping: EarlyStopping | None
-    metrics: Mapping[str, Metric]
+    metrics: Mapping[str, ArrayMetric]
     checkpoint: Path | None
     every: int | None
     log: Path | None
@@ -91,7 +90,6 @@ class Run:
         self.settings = optimizer_settings(step.optimizer)  # some schedules change more than the rate later
         self.best_state: Mapping[str, np.ndarray] = {}
         self._found: Mapping[str, np.ndarray] | None = None  # the state of a checkpoint, not taken back yet
-        self.evaluation = Evaluation(step)
         self.watch = Watch(step) if plan.detect_nan else None
 
     def train(self, resume: bool) -> History:
@@ -122,14 +120,14 @@ class Run:
             result = self.step(x, y)
             if self.watch is not None:
                 self.watch.after(result)
-            self.at.add(result, len(x), time.perf_counter() - begin)
+            self.at.add(result, count_samples(x), time.perf_counter() - begin)
             self.reporter.batch(self.at.epoch, self.at.batch, self.at.means(), self.at.speed)
             self.rate.after_step()
             if self.plan.every is not None and self.at.steps % self.plan.every == 0:
                 self._save()
         self._close_epoch()
 
-    def _prepare(self, x: np.ndarray, y: np.ndarray) -> None:
+    def _prepare(self, x: Any, y: Any) -> None:
         """Compile, before the first step of this process; only then is it known what state there is to take back."""
         self.step.prepare(x, y)
         if self._found is not None:
@@ -167,7 +165,7 @@ class Run:
     def _validate(self) -> dict[str, float]:
         if self.plan.validation is None:
             return {}
-        return self.evaluation.over(self.plan.validation.batches(0), self.plan.metrics)
+        return evaluate(self.step, self.plan.validation.batches(0), self.plan.metrics)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -182,9 +180,8 @@ class Run:
 
     def _model_state(self) -> dict[str, np.ndarray]:
         """Parameters and buffers, without the optimizer's."""
-        model = self.step.model
-        names = model.state_dict() if isinstance(model, Module) else {v.name for v in model.constants}
-        return {n: a for n, a in self.step.state_dict().items() if n in names}
+        own = self.step.module.state_dict()
+        return {n: a for n, a in self.step.state_dict().items() if n in own}
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -54,11 +54,9 @@ class Origin:
 
 @dataclass(frozen=True)
 class _Done:
-    """A step that was done: its batch, learning rate, place in the run."""
+    """A step that was done: all that went into it beside the state, its place in the run."""
 
-    x: np.ndarray
-    y: np.ndarray
-    lr: float
+    feeds: Mapping[str, np.ndarray]
     epoch: int
     steps: int
 
@@ -72,13 +70,14 @@ class Watch:
         self._done: list[_Done] = []
         self._bytes = 0
 
-    def before(self, x: np.ndarray, y: np.ndarray, epoch: int, steps: int) -> None:
+    def before(self, x: Any, y: Any, epoch: int, steps: int) -> None:
         """A step is about to run on a batch; `epoch` and `steps` are done. The step must be prepared."""
         if not self._done or len(self._done) >= STEPS or self._bytes > BYTES:
             self._state = self.step.state_dict()
             self._done, self._bytes = [], 0
-        self._done.append(_Done(x, y, self.step.optimizer.lr, epoch, steps))
-        self._bytes += x.nbytes + y.nbytes
+        feeds = self.step.feeds(x, y)
+        self._done.append(_Done(feeds, epoch, steps))
+        self._bytes += sum(a.nbytes for a in feeds.values())
 
     def after(self, result: Mapping[str, float]) -> None:
         """The step gave these numbers. Raises NonFiniteError where one of them is not finite."""
@@ -92,19 +91,17 @@ class Watch:
 
     def explain(self) -> None:
         """Do the steps since the copy again, up to the one that went wrong, and raise NonFiniteError about it."""
-        lr = self.step.optimizer.lr
+        executable = self.step.executable
+        assert executable is not None
         self.step.load_state_dict(self._state)
         for done in self._done:
             before = self.step.state_dict()
-            self.step.optimizer.lr = done.lr
-            result = self.step(done.x, done.y)
+            result = executable.run(done.feeds)
             after = _bad_names(self.step.state_dict())
-            bad = [n for n, v in result.items() if not math.isfinite(v)]
+            bad = [n for n, v in result.items() if not np.isfinite(v)]
             if bad or after:
                 self.step.load_state_dict(before)
-                message = _message(self.step, done, before, bad, after)
-                self.step.optimizer.lr = lr
-                raise NonFiniteError(message)
+                raise NonFiniteError(_message(self.step, done, before, bad, after))
         raise NonFiniteError(
             f"a value was not finite, but the {len(self._done)} steps before it gave finite ones when done again"
         )
@@ -161,12 +158,11 @@ def _message(
     if after:
         what += f", {len(after)} of the parameters and their state would not be ({', '.join(after[:SHOWN])})"
     lines = [f"step {done.steps + 1} (epoch {done.epoch + 1}): {what}"]
-    for name, array in (("x", done.x), ("y", done.y), *before.items()):
+    for name, array in (*done.feeds.items(), *before.items()):
         if not _finite(array):
             lines.append(f"{name} already held values that are not finite before the step")
     assert step.graph is not None
-    feeds = {**step.feeds(done.x, done.y), **before}
-    origins = find_origins(step.graph, feeds)
+    origins = find_origins(step.graph, {**before, **done.feeds})
     if origins:
         lines.append(f"first made by {origins[0]}")
         lines += [f"then by {origin}" for origin in origins[1:]]

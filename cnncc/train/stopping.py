@@ -57,7 +57,7 @@ class Best:
         name = self.rule.monitor
         if name is None:
             if "accuracy" in metrics:
-                return (-metrics["accuracy"], metrics["loss"])
+                return (round(-metrics["accuracy"], 6), metrics["loss"])  # equal shares differ in the last bits
             return (metrics["loss"],)
         if name not in metrics:
             raise GraphError(f"EarlyStopping: monitor must be one of {', '.join(metrics)}, got {name!r}")
