@@ -43,6 +43,11 @@ class Region:
         return [self.anchor, *(self.prologue if _reads_once(self.anchor) else ())]
 
 
+def _takes_prologue(anchor: Node) -> bool:
+    """Whether an anchor may compute its operand; gradients of pools have an algorithm that reads it."""
+    return anchor.op.startswith(TAKES_PROLOGUE) and not anchor.op.endswith("_dx")
+
+
 def _reads_once(anchor: Node) -> bool:
     """Whether an anchor reads every element of its operand at most once, as a pool does whose windows lie apart."""
     if anchor.op != "average_pool":
@@ -152,7 +157,7 @@ def _place(graph: Graph, node: Node, owner: dict[Node, Region], context: Context
         reads = sum(sum(v.users.values()) for v in node.outputs)
         if node.op in ALONE or any(n.op in ALONE for n in region.nodes):
             reason = "a concat is a kernel of its own"
-        elif region.anchor is not None and not region.anchor.op.startswith(TAKES_PROLOGUE):
+        elif region.anchor is not None and not _takes_prologue(region.anchor):
             reason = f"{region.anchor.op} takes no prologue"
         elif region.anchor is not None and any(u not in region.readers() for u in node.outputs[0].users):
             reason = "it is read behind the anchor, or the anchor would compute it several times"

@@ -10,7 +10,17 @@ from cnncc.ir.graph import Graph, Node
 from cnncc.ir.kernel import anchor
 from cnncc.ir.types import Type
 from cnncc.ops.window import Window, geometry
-from cnncc.targets.problem import FUSED, HINT, ConvProblem, FusedProblem, MatmulProblem, PoolBehind, PoolProblem
+from cnncc.targets.problem import (
+    FUSED,
+    HINT,
+    ConvDwProblem,
+    ConvProblem,
+    FusedProblem,
+    MatmulProblem,
+    PoolBehind,
+    PoolDxProblem,
+    PoolProblem,
+)
 
 Problem = ConvProblem | FusedProblem | MatmulProblem | PoolProblem
 
@@ -21,6 +31,8 @@ def family(node: Node) -> str:
         return "conv"
     if node.op in ("max_pool", "average_pool"):
         return "pool"
+    if node.op in ("max_pool_dx", "average_pool_dx"):
+        return "pool_dx"
     return node.op
 
 
@@ -91,6 +103,19 @@ def _behind(node: Node) -> PoolBehind | None:
     return None if out is None else PoolBehind(g.kernel, g.strides, g.begin, out)
 
 
+def _conv_dw(node: Node) -> ConvDwProblem | None:
+    x, dy = (v.type for v in node.operands())
+    size = _numbers(x.shape[2:])
+    if size is None or not isinstance(x.shape[1], int) or not isinstance(dy.shape[1], int):
+        return None
+    g = geometry(node.attrs, node.attrs.kernel)
+    return ConvDwProblem(
+        *(_batch(x.shape[0]), x.shape[1], dy.shape[1], size, g.kernel, g.strides, (*g.begin, *g.end), g.dilations),
+        groups=node.attrs.groups,
+        dtype=x.dtype,
+    )
+
+
 def _matmul(node: Node) -> MatmulProblem | None:
     x, w = (v.type for v in node.operands())
     lead = x.shape[:-2]
@@ -129,6 +154,19 @@ def _pool(node: Node) -> PoolProblem | None:
     )  # fmt: skip
 
 
+def _pool_dx(node: Node) -> PoolDxProblem | None:
+    dx, dy = node.outputs[0].type, [*node.operands()][-1].type
+    size, out = _numbers(dx.shape[1:]), _numbers(dy.shape[2:])
+    if size is None or out is None:
+        return None
+    g = geometry(node.attrs, node.attrs.kernel)
+    include = node.op == "average_pool_dx" and node.attrs.count_include_pad
+    return PoolDxProblem(
+        node.op.removesuffix("_pool_dx"), _batch(dx.shape[0]), size[0], size[1:], out, g.kernel, g.strides,
+        (*g.begin, *g.end), g.dilations, include, dx.dtype,
+    )  # fmt: skip
+
+
 def padded_alike(body: Graph) -> bool:
     """Whether every operand has blocks along the axes that the results have blocks along, or does not have those."""
     results = [v.type for v in body.outputs]
@@ -147,7 +185,13 @@ def padded_alike(body: Graph) -> bool:
     return all(alike(v.type) for v in body.inputs)
 
 
-_MAKERS: dict[str, Callable[[Node], Any]] = {"conv": _conv, "matmul": _matmul, "pool": _pool}
+_MAKERS: dict[str, Callable[[Node], Any]] = {
+    "conv": _conv,
+    "conv_dw": _conv_dw,
+    "matmul": _matmul,
+    "pool": _pool,
+    "pool_dx": _pool_dx,
+}
 
 
 def register_problem(op: str, describe: Callable[[Node], Any]) -> None:

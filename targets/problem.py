@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 from cnncc.errors import GraphError
 
@@ -153,6 +154,14 @@ class ConvProblem:
             raise GraphError(f"not a convolution problem: {text!r} ({error})") from None
 
 
+@dataclass(frozen=True)
+class ConvDwProblem(ConvProblem):
+    """The weight gradient of a convolution: its fields are those of the convolution that it belongs to."""
+
+    def __str__(self) -> str:
+        return super().__str__().replace("conv", "conv_dw", 1)
+
+
 FUSED = "fused_pointwise"  # the algorithm for it, which passes/producers.py asks for
 
 
@@ -236,6 +245,8 @@ class MatmulProblem:
 class PoolProblem:
     """A window reduction (max or average) over spatial axes; geometry as in ConvProblem."""
 
+    KIND: ClassVar[str] = "pool"
+
     op: str  # "max" or "average"
     n: int | str
     c: int
@@ -254,9 +265,16 @@ class PoolProblem:
             return "x".join(map(str, numbers))
 
         parts = [
-            f"{self.op}_pool n{self.n} c{self.c} {joined(self.size)}->{joined(self.out)}",
+            f"{self.op}_{self.KIND} n{self.n} c{self.c} {joined(self.size)}->{joined(self.out)}",
             f"k{joined(self.kernel)} s{joined(self.strides)} p{joined(self.pads)} d{joined(self.dilations)}",
             *(["include_pad"] if self.include_pad else []),
             *([] if self.dtype == "f32" else [self.dtype]),
         ]
         return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class PoolDxProblem(PoolProblem):
+    """The data gradient of a pool: its fields are those of the pool that it belongs to."""
+
+    KIND: ClassVar[str] = "pool_dx"

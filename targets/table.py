@@ -51,6 +51,8 @@ def _cpu() -> tuple[Algorithm, ...]:
         narrow,
         pointwise,
         pool,
+        pool_gradient,
+        weight_gradient,
         winograd,
     )
 
@@ -72,6 +74,8 @@ def _cpu() -> tuple[Algorithm, ...]:
         batched.ALGORITHM,
         pool.pool_blocked,
         pool.pool_plain,
+        pool_gradient.ALGORITHM,
+        *weight_gradient.ALGORITHMS,
     )
 
 
