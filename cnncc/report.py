@@ -11,7 +11,7 @@ from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ir.kernel import anchor
 from cnncc.passes.memory import Plan
 from cnncc.targets.describe import describe_kernel
-from cnncc.targets.problem import ConvProblem, FusedProblem, MatmulProblem
+from cnncc.targets.problem import ConvProblem, FusedProblem, MatmulDwProblem, MatmulProblem
 from cnncc.targets.table import FALLBACK
 from cnncc.targets.target import Target
 
@@ -81,7 +81,7 @@ def describe_calls(
         problem = describe_kernel(node)
         values = [*node.operands(), *node.outputs]
         moved = sum(_number(v.type.nbytes) for v in values)
-        if isinstance(problem, (ConvProblem, FusedProblem, MatmulProblem)):
+        if isinstance(problem, (ConvProblem, FusedProblem, MatmulDwProblem, MatmulProblem)):
             flops = 2.0 * replace(problem, hint=1).macs
         else:
             flops = _anchor_flops(node)

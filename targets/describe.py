@@ -16,6 +16,7 @@ from cnncc.targets.problem import (
     ConvDwProblem,
     ConvProblem,
     FusedProblem,
+    MatmulDwProblem,
     MatmulProblem,
     PoolBehind,
     PoolDxProblem,
@@ -31,6 +32,8 @@ def family(node: Node) -> str:
         return "conv"
     if node.op in ("max_pool", "average_pool"):
         return "pool"
+    if node.op == "matmul" and node.attrs.transpose_x:
+        return "matmul_dw"
     if node.op in ("max_pool_dx", "average_pool_dx"):
         return "pool_dx"
     return node.op
@@ -136,6 +139,14 @@ def _matmul(node: Node) -> MatmulProblem | None:
     )
 
 
+def _matmul_dw(node: Node) -> MatmulDwProblem | None:
+    a, b = (v.type for v in node.operands())
+    sizes = _numbers((a.shape[-1], b.shape[-1]))
+    if a.rank != 2 or b.rank != 2 or node.attrs.transpose_w or sizes is None:
+        return None
+    return MatmulDwProblem(_batch(a.shape[0]), *sizes, a.dtype, _hinted(a.shape[0]))
+
+
 def _hinted(dim: Dim) -> int:
     """A dimension at the batch that decisions assume."""
     return dim if isinstance(dim, int) else int(substitute(dim, {s.name: HINT for s in dim.free_symbols}))
@@ -189,6 +200,7 @@ _MAKERS: dict[str, Callable[[Node], Any]] = {
     "conv": _conv,
     "conv_dw": _conv_dw,
     "matmul": _matmul,
+    "matmul_dw": _matmul_dw,
     "pool": _pool,
     "pool_dx": _pool_dx,
 }

@@ -242,6 +242,30 @@ class MatmulProblem:
 
 
 @dataclass(frozen=True)
+class MatmulDwProblem:
+    """y[m, c] = sum_n a[n, m] * b[n, c]: the weight gradient of a product of matrices. `n` may be a symbol's name."""
+
+    n: int | str
+    m: int
+    c: int
+    dtype: str = "f32"
+    hint: int = HINT
+
+    @property
+    def terms(self) -> int:
+        """The number of terms that decisions assume."""
+        return self.n if isinstance(self.n, int) else self.hint
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates at the number of terms that decisions assume."""
+        return self.terms * self.m * self.c
+
+    def __str__(self) -> str:
+        return f"matmul_dw n{self.n} m{self.m} c{self.c}" + ("" if self.dtype == "f32" else f" {self.dtype}")
+
+
+@dataclass(frozen=True)
 class PoolProblem:
     """A window reduction (max or average) over spatial axes; geometry as in ConvProblem."""
 

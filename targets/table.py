@@ -53,6 +53,7 @@ def _cpu() -> tuple[Algorithm, ...]:
         pool,
         pool_gradient,
         weight_gradient,
+        weight_product,
         winograd,
     )
 
@@ -76,6 +77,7 @@ def _cpu() -> tuple[Algorithm, ...]:
         pool.pool_plain,
         pool_gradient.ALGORITHM,
         *weight_gradient.ALGORITHMS,
+        weight_product.ALGORITHM,
     )
 
 

@@ -25,6 +25,8 @@ NETWORKS = {
     "regnety_400mf": ("narrow", "lanes", "grouped"),
     "conv_vit": ("batched",),
 }
+# Chosen in steps of training: tests/train/test_step_kernels.py.
+TRAINING = ("first_weight_gradient", "weight_gradient", "depthwise_weight_gradient", "pool_gradient", "weight_product")
 PLAIN = ("pool_plain",)  # an image made smaller before anything else
 
 
@@ -49,4 +51,5 @@ def test_a_pool_of_an_image_stays_in_rows() -> None:
 
 
 def test_all_are_named() -> None:
-    assert {a.name for a in algorithms(TARGET)} == {*(name for names in NETWORKS.values() for name in names), *PLAIN}
+    named = {*(name for names in NETWORKS.values() for name in names), *PLAIN, *TRAINING}
+    assert {a.name for a in algorithms(TARGET)} == named
