@@ -144,7 +144,7 @@ def _matmul_dw(node: Node) -> MatmulDwProblem | None:
     sizes = _numbers((a.shape[-1], b.shape[-1]))
     if a.rank != 2 or b.rank != 2 or node.attrs.transpose_w or sizes is None:
         return None
-    return MatmulDwProblem(_batch(a.shape[0]), *sizes, a.dtype, _hinted(a.shape[0]))
+    return MatmulDwProblem(_batch(a.shape[0]), sizes[0], sizes[1], a.dtype, _hinted(a.shape[0]))
 
 
 def _hinted(dim: Dim) -> int:
