@@ -45,7 +45,14 @@ class Record(Loss):
     function: ClassVar[Callable[..., Value]]
 
     def __call__(self, b: Builder, output: Any, target: Any, parameters: Parameters | None = None) -> Value:
-        """See `Loss`."""
+        """See `Loss`. Raises GraphError where there is not one output and one target."""
+        for what, value in (("output", output), ("target", target)):
+            if not isinstance(value, Value):
+                count = 0 if value is None else len(value)
+                raise GraphError(
+                    f"{type(self).__name__}: there must be one {what}, got {count}; "
+                    "a function (builder, output, target) may choose among several"
+                )
         return type(self).function(b, output, target, **{f.name: getattr(self, f.name) for f in fields(self)})
 
 

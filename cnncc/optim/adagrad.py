@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnncc.builder import Builder
@@ -23,7 +24,7 @@ class Adagrad(Optimizer):
     weight_decay: float = 0.0
     initial_accumulator_value: float = 0.0
     eps: float = 1e-10
-    groups: tuple[Group, ...] = ()
+    groups: Sequence[Group] = ()
 
     def __post_init__(self) -> None:
         self.groups = tuple(self.groups)

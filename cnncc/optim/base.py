@@ -9,8 +9,9 @@ when the step is compiled; `structure` says what that is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from numbers import Real
 from typing import Any
 
 from cnncc.builder import Builder
@@ -25,7 +26,7 @@ class Optimizer:
     """An update rule. Subclasses are dataclasses whose fields are the hyperparameters, `lr` and `groups` among them."""
 
     lr: float
-    groups: tuple[Group, ...]
+    groups: Sequence[Group]
 
     def numbers(self) -> dict[str, float]:
         """The hyperparameters that the update reads at run time, by name; always the same names for one structure."""
@@ -72,14 +73,14 @@ class Optimizer:
                 raise GraphError(f"{type(self).__name__}: {name} must be {rule}, got {getattr(self, name)}")
 
 
-def not_negative(value: float) -> tuple[str, bool]:
+def not_negative(value: Any) -> tuple[str, bool]:
     """For `Optimizer.check`."""
-    return "a number that is not negative", math.isfinite(value) and value >= 0
+    return "a number that is not negative", isinstance(value, Real) and math.isfinite(value) and float(value) >= 0
 
 
-def below_one(value: float) -> tuple[str, bool]:
+def below_one(value: Any) -> tuple[str, bool]:
     """For `Optimizer.check`."""
-    return "at least 0 and below 1", 0 <= value < 1
+    return "at least 0 and below 1", isinstance(value, Real) and 0 <= float(value) < 1
 
 
 def present(**numbers: float) -> Mapping[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ class SGD(Optimizer):
     dampening: float = 0.0
     weight_decay: float = 0.0
     nesterov: bool = False
-    groups: tuple[Group, ...] = ()
+    groups: Sequence[Group] = ()
 
     def __post_init__(self) -> None:
         self.groups = tuple(self.groups)

@@ -90,6 +90,8 @@ class Update:
                     "and load this one's state"
                 )
             numbers += rule.numbers().values()
+        if not np.isfinite(numbers).all():
+            raise GraphError(f"{type(self.optimizer).__name__}: hyperparameters must be finite, got {self.optimizer}")
         return {HYPER: np.array(numbers, np.float64)}
 
     def append(self, b: Builder, parameters: Mapping[str, Value], gradients: Mapping[str, Value]) -> Updated:

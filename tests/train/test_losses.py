@@ -281,6 +281,12 @@ def test_errors(name: str) -> None:
         build(loss, output, target)
 
 
+@pytest.mark.parametrize(("several", "count"), [((1, 2), 2), (None, 0)])
+def test_several_outputs_are_for_functions(several: Any, count: int) -> None:
+    with pytest.raises(GraphError, match=f"CrossEntropy: there must be one output, got {count}"):
+        losses.CrossEntropy()(Builder("loss"), several, several)
+
+
 def test_names() -> None:
     assert losses.find_loss("huber") == losses.Huber()
     with pytest.raises(UnsupportedError, match=r"loss must be one of cross_entropy, nll, .* got 'hinge'"):

@@ -115,6 +115,14 @@ def test_a_term_that_was_left_out_cannot_come_back() -> None:
         ours.step(arrays("float32", 1))
 
 
+def test_a_rate_that_is_no_number_is_refused_before_the_step() -> None:
+    optimizer = optim.SGD(lr=0.1)
+    ours = Updating(Update(optimizer), arrays("float32", 0))
+    optimizer.lr = float("inf")
+    with pytest.raises(GraphError, match=r"hyperparameters must be finite, got SGD\(lr=inf"):
+        ours.step(arrays("float32", 1))
+
+
 def test_corrections_right_after_resume() -> None:
     """State restored in a new update: the step counter is among it, and the next update has the same bits."""
     optimizer = optim.Adam(lr=0.1)
@@ -194,6 +202,7 @@ def test_the_first_group_that_matches_wins() -> None:
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "rate": (lambda: optim.SGD(lr=-1), "SGD: lr must be a number that is not negative, got -1"),
     "nan": (lambda: optim.Adam(lr=float("nan")), "Adam: lr must be a number that is not negative, got nan"),
+    "text": (lambda: optim.SGD(lr="0.1"), "SGD: lr must be a number that is not negative, got 0.1"),  # type: ignore[arg-type]
     "nesterov": (lambda: optim.SGD(nesterov=True), "nesterov needs a momentum above 0 and no dampening"),
     "betas": (lambda: optim.AdamW(betas=(0.9, 1.0)), r"AdamW: betas must be at least 0 and below 1, got \(0.9, 1.0\)"),
     "one-beta": (lambda: optim.AdamW(betas=(0.9,)), "betas must be two numbers"),
