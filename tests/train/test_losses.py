@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -291,3 +293,11 @@ def test_names() -> None:
     assert losses.find_loss("huber") == losses.Huber()
     with pytest.raises(UnsupportedError, match=r"loss must be one of cross_entropy, nll, .* got 'hinge'"):
         losses.find_loss("hinge")
+
+
+def test_the_page_names_every_loss_with_its_defaults() -> None:
+    page = (Path(cnncc.__file__).parent.parent / "docs" / "training.md").read_text()
+    for name, record in losses.LOSSES.items():
+        defaults = ", ".join(f"{f.name}={getattr(record, f.name)!r}".replace("'", '"') for f in fields(record))
+        assert f"`{name}`" in page
+        assert f"`{type(record).__name__}({defaults})`" in page

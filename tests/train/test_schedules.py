@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import cnncc
 from cnncc import optim
 from cnncc.errors import GraphError
 from cnncc.optim import schedules
@@ -187,3 +189,9 @@ def test_too_many_steps() -> None:
     schedule.step()
     with pytest.raises(GraphError, match="there are 2 steps, got 3"):
         schedule.step()
+
+
+def test_the_page_names_every_schedule_and_optimizer() -> None:
+    page = (Path(cnncc.__file__).parent.parent / "docs" / "training.md").read_text()
+    names = [*schedules.__all__, *optim.__all__]
+    assert not [n for n in names if n not in ("Schedule", "Optimizer", "schedules") and n not in page]
