@@ -102,12 +102,8 @@ def _joined(one: Node, conv: Node, other: Node, pool: Node, pooled: Value) -> Gr
             inner[value] = inputs[operand]
 
     def copy(node: Node, spatial: bool) -> None:
-        types = [v.type.with_(shape=pool.output.type.shape) if spatial else v.type for v in node.outputs]
-        operands = [None if v is None else inner[v] for v in node.inputs]
-        made = body.add_node(
-            Node(node.op, operands, node.attrs, types, [body.fresh_name(v.name) for v in node.outputs], node.source)
-        )
-        inner.update(zip(node.outputs, made.outputs, strict=True))
+        shape = pool.output.type.shape
+        body.add_copy(node, inner, [v.type.with_(shape=shape) if spatial else v.type for v in node.outputs])
 
     copy(conv, False)
     inner[pooled] = inner[conv.output]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from cnncc.ir.graph import Graph, Node, Value
-from cnncc.ir.kernel import anchor, kernel_node
+from cnncc.ir.kernel import anchor, kernel_node, take_place
 from cnncc.ops.registry import lookup
 from cnncc.passes.alternatives import LAUNCH, size
 from cnncc.passes.fusion import per_channel, switched_off
@@ -147,28 +147,11 @@ def _join(graph: Graph, pair: _Pair) -> None:
             tags.append(tag)
             inner[own] = body.add_input(body.fresh_name(own.name), own.type)
         for node in kernel.body.nodes:
-            copy = Node(
-                node.op,
-                [None if v is None else inner[v] for v in node.inputs],
-                node.attrs,
-                [v.type for v in node.outputs],
-                [body.fresh_name(v.name) for v in node.outputs],
-                node.source,
-            )
-            body.add_node(copy)
-            inner.update(zip(node.outputs, copy.outputs, strict=True))
+            body.add_copy(node, inner)
     assert pair.reader.body is not None
     for value in pair.reader.body.outputs:
         body.add_output(inner[value])
     results = pair.reader.attrs.layouts[len(pair.reader.inputs) :]
     attrs = replace(pair.reader.attrs, algorithm=FUSED, layouts=(*tags, *results))
     fused = kernel_node(graph, body, operands, attrs, pair.reader.source)
-    graph.add_node(fused)
-    for old, new in zip(pair.reader.outputs, fused.outputs, strict=True):
-        new.name, old.name = old.name, new.name
-        for user in list(old.users):
-            user.replace_input(old, new)
-        graph.outputs = [new if v is old else v for v in graph.outputs]
-    for node in (pair.reader, pair.producer):
-        node.drop()
-        graph.nodes.remove(node)
+    take_place(graph, fused, pair.reader.outputs, (pair.reader, pair.producer))

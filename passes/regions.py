@@ -16,7 +16,7 @@ from typing import Any
 import networkx as nx
 
 from cnncc.ir.graph import Graph, Node, Value
-from cnncc.ir.kernel import KernelAttrs, kernel_node
+from cnncc.ir.kernel import KernelAttrs, kernel_node, take_place
 from cnncc.ops.registry import lookup
 from cnncc.ops.window import geometry
 from cnncc.passes.fusion import kind_of, switched_off
@@ -185,16 +185,7 @@ def make_kernel(graph: Graph, region: Region) -> None:
             if value not in inner and value.node not in inside:
                 operands.append(value)
                 inner[value] = body.add_input(value.name, value.type)
-        copy = Node(
-            node.op,
-            [None if v is None else inner[v] for v in node.inputs],
-            node.attrs,
-            [v.type for v in node.outputs],
-            [body.fresh_name(v.name) for v in node.outputs],
-            node.source,
-        )
-        body.add_node(copy)
-        inner.update(zip(node.outputs, copy.outputs, strict=True))
+        body.add_copy(node, inner)
     results = [
         v for n in region.nodes for v in n.outputs if v in graph.outputs or any(u not in inside for u in v.users)
     ]
@@ -202,13 +193,4 @@ def make_kernel(graph: Graph, region: Region) -> None:
         body.add_output(inner[value])
     source = (region.anchor or region.nodes[-1]).source
     kernel = kernel_node(graph, body, operands, KernelAttrs(), source)
-    graph.add_node(kernel)
-    for old, new in zip(results, kernel.outputs, strict=True):
-        new.name, old.name = old.name, new.name
-        for user in list(old.users):
-            if user not in inside:
-                user.replace_input(old, new)
-        graph.outputs = [new if v is old else v for v in graph.outputs]
-    for node in region.nodes:
-        node.drop()
-        graph.nodes.remove(node)
+    take_place(graph, kernel, results, region.nodes)

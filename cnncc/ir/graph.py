@@ -6,7 +6,7 @@ Graphs are built with `cnncc.Builder`, rewritten by passes (which copy first) an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,6 +135,21 @@ class Graph:
         self.nodes.insert(len(self.nodes) if at is None else at, node)
         return node
 
+    def add_copy(self, node: Node, inner: dict[Value, Value], types: Sequence[Type] | None = None) -> Node:
+        """A copy of another graph's node, its operands looked up in `inner`, which takes its results; `types`: theirs
+        where those differ."""
+        made = Node(
+            node.op,
+            [None if v is None else inner[v] for v in node.inputs],
+            node.attrs,
+            types or [v.type for v in node.outputs],
+            [self.fresh_name(v.name) for v in node.outputs],
+            node.source,
+            None if node.body is None else node.body.copy(),
+        )
+        inner.update(zip(node.outputs, made.outputs, strict=True))
+        return self.add_node(made)
+
     def add_output(self, value: Value, name: str | None = None) -> None:
         """Make a value an output, under its own or a public name."""
         self.outputs.append(value)
@@ -234,17 +249,7 @@ def rebuild(graph: Graph, types: Mapping[Value, Type] | None = None) -> tuple[Gr
         new[value] = copied = result.add_constant(value.data, value.name)
         copied.type = types.get(value, value.type)
     for node in graph.nodes:
-        made = Node(
-            node.op,
-            [None if v is None else new[v] for v in node.inputs],
-            node.attrs,
-            [types.get(v, v.type) for v in node.outputs],
-            [result.fresh_name(v.name) for v in node.outputs],
-            node.source,
-            None if node.body is None else node.body.copy(),
-        )
-        result.add_node(made)
-        new.update(zip(node.outputs, made.outputs, strict=True))
+        result.add_copy(node, new, [types.get(v, v.type) for v in node.outputs])
     for value, name in zip(graph.outputs, graph.output_names, strict=True):
         result.add_output(new[value], name)
     return result, new

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cnncc.ir.graph import Graph, Node, Value
@@ -34,6 +34,17 @@ def kernel_node(graph: Graph, body: Graph, operands: Sequence[Value], attrs: Ker
     types = [v.type for v in body.outputs]
     names = [graph.fresh_name(v.name) for v in body.outputs]
     return Node(KERNEL, operands, attrs, types, names, source, body)
+
+
+def take_place(graph: Graph, kernel: Node, results: Iterable[Value], nodes: Iterable[Node]) -> None:
+    """A kernel in the place of nodes: it makes these results of theirs, under their names; the graph needs a tidy."""
+    graph.add_node(kernel)
+    for node in nodes:
+        node.drop()
+        graph.nodes.remove(node)
+    for old, new in zip(results, kernel.outputs, strict=True):
+        new.name, old.name = old.name, new.name
+        graph.replace(old, new)
 
 
 def anchor(body: Graph) -> Node | None:
