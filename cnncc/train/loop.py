@@ -46,7 +46,8 @@ class Plan:
 class Position:
     """Where a run is: the epoch (from 0), batches and samples done in it, sums of what they gave, steps in total.
 
-    seconds: of the steps of this epoch; compiling is not in it.
+    weights: samples of the batches that gave each result (not every batch makes an update, whose norm is one). seconds:
+    of the steps of this epoch; compiling is not in it.
     """
 
     epoch: int = 0
@@ -54,22 +55,25 @@ class Position:
     samples: int = 0
     steps: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     def add(self, result: Mapping[str, float], samples: int, seconds: float) -> None:
         """One step is done."""
         for name, value in result.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value) * samples
+            self.weights[name] = self.weights.get(name, 0) + samples
         self.batch, self.steps = self.batch + 1, self.steps + 1
         self.samples, self.seconds = self.samples + samples, self.seconds + seconds
 
     def means(self) -> dict[str, float]:
         """Means over the samples of this epoch."""
-        return {name: value / max(self.samples, 1) for name, value in self.sums.items()}
+        return {name: value / self.weights[name] for name, value in self.sums.items()}
 
     def next_epoch(self) -> None:
         """An epoch is done."""
-        self.epoch, self.batch, self.samples, self.sums, self.seconds = self.epoch + 1, 0, 0, {}, 0.0
+        self.epoch, self.batch, self.samples, self.seconds = self.epoch + 1, 0, 0, 0.0
+        self.sums, self.weights = {}, {}
 
     @property
     def speed(self) -> float:

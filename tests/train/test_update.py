@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 
 from cnncc import losses, nn, optim
 from cnncc.errors import GraphError
-from cnncc.train import TrainStep
+from cnncc.optim.schedules import OneCycleLR
+from cnncc.train import TrainStep, fit
+from cnncc.train.history import History
 from cnncc.train.update import BATCHES, COUNT, Update
 from tests.tolerances import assert_close
 from tests.train.updates import Updating
@@ -217,6 +220,33 @@ def test_frozen_weights_are_packed_when_compiled() -> None:
     assert "layout of 1.weight" in rows
     assert "layout of 0.weight" not in rows
     assert not any("grad of 0" in row for row in rows)
+
+
+def run(folder: Path, epochs: int, resume: bool = False) -> tuple[TrainStep, History]:
+    """Everything at once: five batches an epoch, an update after every third."""
+    nn.manual_seed(3)
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(64, 3))
+    optimizer = optim.AdamW(lr=0.01, groups=[optim.Group("*.bias", weight_decay=0.0, lr=0.02)])
+    loss = losses.CrossEntropy(label_smoothing=0.1) + losses.L2Penalty(1e-3)
+    step = TrainStep(net, loss, optimizer, threads=1, clip_norm=1.0, accumulate=3, seed=1)
+    schedule = OneCycleLR(optimizer, [0.05, 0.03], total_steps=40)
+    history = fit(
+        step, data(76), epochs=epochs, batch=16, schedule=schedule, checkpoint=folder / "run.npz", resume=resume
+    )
+    return step, history
+
+
+def test_a_resumed_run_with_everything_has_the_same_bits(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    whole, history = run(tmp_path / "whole", 4)
+    run(tmp_path, 2)
+    resumed, _ = run(tmp_path, 4, resume=True)
+    state = resumed.state_dict()
+    assert state[COUNT] == 4 * 5 // 3
+    for name, array in whole.state_dict().items():
+        np.testing.assert_array_equal(state[name], array, err_msg=name)
+    norms = [e.train["gradient_norm"] for e in history.epochs]  # of one or two updates an epoch, not of five batches
+    assert min(norms) > 0.5 * max(norms)
 
 
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
