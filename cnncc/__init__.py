@@ -41,6 +41,7 @@ _PUBLIC = {
     "load": "cnncc.runtime.artifact",
     "load_onnx": "cnncc.edges.onnx_import",
     "parse": "cnncc.ir.parser",
+    "to_numpy": "cnncc.edges.numpy_source",
     "to_onnx": "cnncc.edges.onnx_export",
     "value_and_grad": "cnncc.autodiff",
     "vjp": "cnncc.autodiff",

@@ -11,7 +11,7 @@ from rich.table import Table
 from cnncc.cli.common import compile_options, console, json_option, model_argument, need_file, print_json
 from cnncc.errors import GraphError, UnsupportedError
 
-_FORMS = ("problem", "te", "tir", "scheduled", "llvm", "asm")
+_FORMS = ("problem", "te", "tir", "scheduled", "llvm", "asm", "numpy")
 
 
 @click.command("inspect")
@@ -26,7 +26,8 @@ _FORMS = ("problem", "te", "tir", "scheduled", "llvm", "asm")
     type=click.Choice(_FORMS),
     default="problem",
     show_default=True,
-    help="How --kernel is shown: its descriptor, definition, plain loops, scheduled loops, LLVM, assembly.",
+    help="How --kernel is shown: its descriptor, definition, plain loops, scheduled loops, LLVM, assembly. "
+    "numpy: the whole model as a Python module that needs numpy alone.",
 )
 @json_option
 def command(
@@ -43,7 +44,7 @@ def command(
 ) -> None:
     """Show inputs, outputs, operations and parameters: as they are, if every layer were dense, if none were shared.
 
-    With --kernel N: one kernel, in the form that --as names.
+    With --kernel N: one kernel, in the form that --as names. With --as numpy: the model as flat, executable numpy.
     """
     import cnncc
     from cnncc.parameters import count_parameters
@@ -54,6 +55,15 @@ def command(
     graph = cnncc.load_onnx(model, dict(shapes) or None)
     if ir:
         click.echo(str(graph))
+        return
+    if form == "numpy":
+        if kernel is not None:
+            raise GraphError("--as numpy prints the whole model, before there are kernels; leave out --kernel")
+        text = cnncc.to_numpy(graph)
+        if as_json:
+            print_json({"form": form, "text": text})
+        else:
+            click.echo(text)
         return
     if kernel is not None:
         _show_kernel(graph, kernel, form, target, threads, accuracy, as_json)

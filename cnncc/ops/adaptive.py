@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from cnncc.errors import GraphError
 from cnncc.ir.dims import Dim, normal, product, shape_text
 from cnncc.ir.types import Type
 from cnncc.ops.common import Gradients, check_float, check_rank, check_shape, known
 from cnncc.ops.lowering import Lowering, Operand
+from cnncc.ops.plain import adaptive as plain
 from cnncc.ops.reducers import is_extreme, maximum, smallest
 from cnncc.ops.registry import Arg, Sample, define
-from cnncc.ops.window import last
+from cnncc.ops.written import written
 
 
 @dataclass(frozen=True)
@@ -75,14 +74,6 @@ def _spans(large: Sequence[Dim], small: Sequence[Dim]) -> list[Spans]:
     return [Spans(m, n) for m, n in zip(known(large, "sizes"), known(small, "sizes"), strict=True)]
 
 
-def _windows(spans: Sequence[Spans]) -> list[tuple[tuple[int, ...], tuple[slice, ...]]]:
-    """Every window: its index, and what it covers."""
-    return [
-        (o, tuple(slice(s.start(i), s.end(i)) for s, i in zip(spans, o, strict=True)))
-        for o in np.ndindex(*(s.n for s in spans))
-    ]
-
-
 def _taps(c: Lowering, spans: Sequence[Spans], o: Sequence[Any], k: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """Where tap k of window o lies, and the tests that the window is that long."""
     at = [s.start(i) + j for s, i, j in zip(spans, o, k, strict=True)]
@@ -110,14 +101,6 @@ def _length(c: Lowering, spans: Sequence[Spans], o: Sequence[Any], dtype: str) -
 # -- average ---------------------------------------------------------------------------------------------------------
 
 
-def _average_reference(attrs: AdaptiveAttrs, x: np.ndarray) -> np.ndarray:
-    y = np.zeros((*x.shape[:2], *known(attrs.size, "size")), x.dtype)
-    axes = tuple(range(2, x.ndim))
-    for o, where in _windows(_spans(x.shape[2:], attrs.size)):
-        y[last(o)] = x[last(where)].mean(axes)
-    return y
-
-
 def _average_compute(c: Lowering, attrs: AdaptiveAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:
     from tvm import te
 
@@ -141,22 +124,13 @@ adaptive_average_pool = define(
     ("x",),
     attrs=AdaptiveAttrs,
     infer=_infer,
-    reference=_average_reference,
+    **written(plain.adaptive_average_pool, lambda a, x: {"out": a.size}),
     grad=lambda g: (g.b.adaptive_average_pool_dx(g.dy, size=g.inputs[0].type.shape[2:]),),
     compute=_average_compute,
     normalise=_canonical,
     samples=tuple(Sample((Arg(x),), AdaptiveAttrs(size)) for x, size in _SHAPES),
     doc="The mean of as many windows as the result has elements.",
 )
-
-
-def _average_dx_reference(attrs: AdaptiveAttrs, dy: np.ndarray) -> np.ndarray:
-    size = known(attrs.size, "size")
-    dx = np.zeros((*dy.shape[:2], *size), dy.dtype)
-    for o, where in _windows(_spans(size, dy.shape[2:])):
-        part = dx[last(where)]
-        part += dy[last(o)].reshape(*dy.shape[:2], *(1,) * len(size)) / np.prod(part.shape[2:]).astype(dy.dtype)
-    return dx
 
 
 def _average_dx_compute(c: Lowering, attrs: AdaptiveAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:
@@ -181,7 +155,7 @@ adaptive_average_pool_dx = define(
     ("dy",),
     attrs=AdaptiveAttrs,
     infer=_infer,
-    reference=_average_dx_reference,
+    **written(plain.adaptive_average_pool_dx, lambda a, dy: {"size": a.size}),
     grad=lambda g: (g.b.adaptive_average_pool(g.dy, size=g.inputs[0].type.shape[2:]),),
     compute=_average_dx_compute,
     samples=tuple(Sample((Arg((*x[:2], *size)),), AdaptiveAttrs(x[2:])) for x, size in _SHAPES),
@@ -189,13 +163,6 @@ adaptive_average_pool_dx = define(
 )
 
 # -- max -------------------------------------------------------------------------------------------------------------
-
-
-def _max_reference(attrs: AdaptiveAttrs, x: np.ndarray) -> np.ndarray:
-    y = np.zeros((*x.shape[:2], *known(attrs.size, "size")), x.dtype)
-    for o, where in _windows(_spans(x.shape[2:], attrs.size)):
-        y[last(o)] = x[last(where)].max(tuple(range(2, x.ndim)))
-    return y
 
 
 def _max_compute(c: Lowering, attrs: AdaptiveAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:
@@ -215,27 +182,13 @@ adaptive_max_pool = define(
     ("x",),
     attrs=AdaptiveAttrs,
     infer=_infer,
-    reference=_max_reference,
+    **written(plain.adaptive_max_pool, lambda a, x: {"out": a.size}),
     grad=lambda g: (g.b.adaptive_max_pool_dx(g.inputs[0], g.dy),),
     compute=_max_compute,
     normalise=_canonical,
     samples=tuple(Sample((Arg(x),), AdaptiveAttrs(size)) for x, size in _SHAPES),
     doc="The largest element of as many windows as the result has elements.",
 )
-
-
-def _places(x: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Row-major index into x of the first largest element of each window, [N, C, *size]."""
-    found = np.zeros((*x.shape[:2], *size), np.int64)
-    rows = np.arange(x.shape[0] * x.shape[1]).reshape(x.shape[:2])
-    for o, where in _windows(_spans(x.shape[2:], size)):
-        part = x[last(where)]
-        place = np.unravel_index(part.reshape(*x.shape[:2], -1).argmax(-1), part.shape[2:])
-        flat = rows
-        for p, w, d in zip(place, where, x.shape[2:], strict=True):
-            flat = flat * d + p + w.start
-        found[last(o)] = flat
-    return found
 
 
 def _flat(c: Lowering, x: Operand, at: Sequence[Any]) -> Any:
@@ -284,7 +237,7 @@ adaptive_max_pool_indices = define(
     ("x",),
     attrs=AdaptiveAttrs,
     infer=lambda attrs, x: _infer(attrs, x).with_(dtype="i64"),
-    reference=lambda attrs, x: _places(x, known(attrs.size, "size")),
+    **written(plain.adaptive_max_pool_indices, lambda a, x: {"out": a.size}),
     no_grad="the result is an index",
     compute=_indices_compute,
     normalise=_canonical,
@@ -306,12 +259,6 @@ def _max_dx_infer(attrs: AdaptiveMaxDxAttrs, x: Type, dy: Type) -> Type:
     if dy.rank != x.rank:
         raise GraphError(f"dy must have the rank of x, {x.rank}, got {dy.rank}")
     return x
-
-
-def _max_dx_reference(attrs: AdaptiveMaxDxAttrs, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    dx = np.zeros(x.size, x.dtype)
-    np.add.at(dx, _places(x, dy.shape[2:]), dy)
-    return dx.reshape(x.shape)
 
 
 def _max_dx_grad(g: Any) -> Gradients:
@@ -347,7 +294,7 @@ adaptive_max_pool_dx = define(
     ("x", "dy"),
     attrs=AdaptiveMaxDxAttrs,
     infer=_max_dx_infer,
-    reference=_max_dx_reference,
+    **written(plain.adaptive_max_pool_dx),
     grad=_max_dx_grad,
     compute=_max_dx_compute,
     samples=tuple(Sample((Arg(x), Arg((*x[:2], *size)))) for x, size in _SHAPES),

@@ -7,29 +7,29 @@ from dataclasses import dataclass
 from itertools import product as cartesian
 from typing import Any
 
-import numpy as np
-
 from cnncc.errors import GraphError
 from cnncc.ir.dims import Dim, normal, same_or_unknown, shape_text
 from cnncc.ir.types import Type
 from cnncc.ops.common import Gradients, check_float, check_rank
 from cnncc.ops.lowering import Lowering, Operand
+from cnncc.ops.plain import pool as plain
 from cnncc.ops.pool import (
     SHAPES,
     PoolAttrs,
-    beyond,
     canonical_pool,
     conditions,
     dx_samples,
     guarded,
     infer_pool,
     pool_geometry,
+    pool_numbers,
     pool_out,
     positions,
     sources,
 )
 from cnncc.ops.registry import Arg, Sample, define
-from cnncc.ops.window import Geometry, last, padded, taps
+from cnncc.ops.window import Geometry
+from cnncc.ops.written import written
 
 
 @dataclass(frozen=True)
@@ -49,34 +49,16 @@ class AveragePoolDxAttrs(AveragePoolAttrs):
 # -- average_pool ----------------------------------------------------------------------------------------------------
 
 
-def _counts(attrs: AveragePoolAttrs, g: Geometry, size: Sequence[int], out: Sequence[int]) -> np.ndarray:
-    """By what each window is divided, as [1, 1, *out] (broadcasting where it is the same everywhere)."""
-    counts = np.ones((1, 1, *(1,) * g.rank), np.int64)
-    for axis in range(g.rank):
-        low, high = 0, size[axis]
-        if attrs.count_include_pad:
-            low, high = -g.begin[axis], size[axis] + g.end[axis]
-        at = (np.arange(out[axis]) * g.strides[axis] - g.begin[axis])[:, None]
-        at = at + np.arange(g.kernel[axis]) * g.dilations[axis]
-        count = ((at >= low) & (at < high)).sum(1)
-        counts = counts * count.reshape(-1, *(1,) * (g.rank - 1 - axis))
-    return np.maximum(counts, 1)
+def _numbers(attrs: AveragePoolAttrs, size: Sequence[Dim]) -> dict[str, Any]:
+    numbers = pool_numbers(attrs, size)
+    pads = attrs.pads if attrs.count_include_pad and attrs.pads else (0,) * len(numbers["pads"])
+    return {**numbers, "counted": tuple(map(min, pads, numbers["pads"]))}
 
 
 def _average_infer(attrs: PoolAttrs, x: Type) -> Type:
     """x [N, C, *size] --> [N, C, *out]."""
     check_float(x=x)
     return infer_pool(attrs, x)
-
-
-def _average_reference(attrs: AveragePoolAttrs, x: np.ndarray) -> np.ndarray:
-    g = pool_geometry(attrs, x.ndim - 2)
-    out = [int(o) for o in g.out(x.shape[2:], attrs.ceil)]
-    xp = padded(x, g, 0, beyond(g, x.shape[2:], out))
-    y = np.zeros((*x.shape[:2], *out), x.dtype)
-    for _, where in taps(g, out):
-        y += xp[last(where)]
-    return np.asarray(y / _counts(attrs, g, x.shape[2:], out).astype(x.dtype))
 
 
 def _average_grad(g: Any) -> Gradients:
@@ -141,7 +123,7 @@ average_pool = define(
     ("x",),
     attrs=AveragePoolAttrs,
     infer=_average_infer,
-    reference=_average_reference,
+    **written(plain.average_pool, lambda a, x: _numbers(a, x.shape[2:])),
     grad=_average_grad,
     compute=_average_compute,
     normalise=canonical_pool,
@@ -166,19 +148,6 @@ def _average_dx_infer(attrs: AveragePoolDxAttrs, dy: Type) -> Type:
     if not all(map(same_or_unknown, dy.shape[2:], wanted)):
         raise GraphError(f"dy must have size {shape_text(wanted)}, got {shape_text(dy.shape[2:])}")
     return x
-
-
-def _average_dx_reference(attrs: AveragePoolDxAttrs, dy: np.ndarray) -> np.ndarray:
-    g = pool_geometry(attrs, dy.ndim - 2)
-    size = [int(d) for d in attrs.size]
-    out = dy.shape[2:]
-    share = dy / _counts(attrs, g, size, out).astype(dy.dtype)
-    more = beyond(g, size, out)
-    whole = [i + b + e + r for i, b, e, r in zip(size, g.begin, g.end, more, strict=True)]
-    dx = np.zeros((*dy.shape[:2], *whole), dy.dtype)
-    for _, where in taps(g, out):
-        dx[last(where)] += share
-    return np.asarray(dx[last([slice(b, b + i) for b, i in zip(g.begin, size, strict=True)])])
 
 
 def _average_dx_grad(g: Any) -> Gradients:
@@ -211,7 +180,7 @@ average_pool_dx = define(
     ("dy",),
     attrs=AveragePoolDxAttrs,
     infer=_average_dx_infer,
-    reference=_average_dx_reference,
+    **written(plain.average_pool_dx, lambda a, dy: {"size": a.size, **_numbers(a, a.size)}),
     grad=_average_dx_grad,
     compute=_average_dx_compute,
     normalise=canonical_pool,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from cnncc.ir.graph import Value
 from cnncc.ir.types import Type
 from cnncc.ops.common import Gradients, check_float, check_shape, inverse_count, per_channel
@@ -18,10 +16,10 @@ from cnncc.ops.moments import (
     inverse_deviation,
     inverse_root,
     moments,
-    normalised,
-    spread,
 )
+from cnncc.ops.plain import norm as plain
 from cnncc.ops.registry import Arg, NoAttrs, Sample, define
+from cnncc.ops.written import written
 
 # -- batch_norm: with known statistics -------------------------------------------------------------------------------
 
@@ -30,13 +28,6 @@ def _batch_infer(attrs: EpsAttrs, x: Type, gamma: Type, beta: Type, mean: Type, 
     """x [N, C, ...] and four vectors [C] --> the type of x."""
     check_channels(x, gamma=gamma, beta=beta, mean=mean, var=var)
     return x
-
-
-def _batch_reference(
-    attrs: EpsAttrs, x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, var: np.ndarray
-) -> np.ndarray:
-    scale = gamma / np.sqrt(var + np.asarray(attrs.eps, x.dtype))
-    return np.asarray((x - spread(mean, x.ndim)) * spread(scale, x.ndim) + spread(beta, x.ndim))
 
 
 def _batch_grad(g: Any) -> Gradients:
@@ -73,7 +64,7 @@ batch_norm = define(
     ("x", "gamma", "beta", "mean", "var"),
     attrs=EpsAttrs,
     infer=_batch_infer,
-    reference=_batch_reference,
+    **written(plain.batch_norm, lambda a, *x: {"eps": a.eps}),
     grad=_batch_grad,
     element=_batch_element,
     moves=False,
@@ -98,14 +89,6 @@ def _train_infer(attrs: EpsAttrs, x: Type, gamma: Type, beta: Type) -> tuple[Typ
     check_channels(x, gamma=gamma, beta=beta)
     vector = x.with_(shape=(x.shape[1],))
     return x, vector, vector
-
-
-def _train_reference(
-    attrs: EpsAttrs, x: np.ndarray, gamma: np.ndarray, beta: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    axes = _others(x.ndim)
-    y = normalised(x, axes, attrs.eps) * spread(gamma, x.ndim) + spread(beta, x.ndim)
-    return y, x.mean(axes), x.var(axes)
 
 
 def _train_grad(g: Any) -> Gradients:
@@ -173,7 +156,7 @@ batch_norm_train = define(
     ("x", "gamma", "beta"),
     attrs=EpsAttrs,
     infer=_train_infer,
-    reference=_train_reference,
+    **written(plain.batch_norm_train, lambda a, *x: {"eps": a.eps}),
     grad=_train_grad,
     compute=_train_compute,
     samples=(

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from cnncc.errors import GraphError
 from cnncc.ir.dims import Dim, normal, same_or_unknown, shape_text
 from cnncc.ir.dtype import is_float
 from cnncc.ir.graph import Value
 from cnncc.ir.types import Type
 from cnncc.ops.lowering import Lowering, Operand
+from cnncc.ops.plain import conv as plain
 from cnncc.ops.registry import Arg, Sample, define
-from cnncc.ops.window import Geometry, Window, canonical, geometry, last, padded, taps
+from cnncc.ops.window import Geometry, Window, canonical, geometry, window_numbers
+from cnncc.ops.written import written
 
 Gradients = Sequence["Value | None"]
 
@@ -82,20 +82,6 @@ def _conv_infer(attrs: ConvAttrs, x: Type, w: Type) -> Type:
     return Type(x.dtype, (x.shape[0], w.shape[0], *g.out(x.shape[2:])))
 
 
-def _conv_reference(attrs: ConvAttrs, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    g = geometry(attrs, w.shape[2:])
-    n, m, groups = x.shape[0], w.shape[0], attrs.groups
-    out = [int(o) for o in g.out(x.shape[2:])]
-    xp = padded(x, g).reshape(
-        n, groups, x.shape[1] // groups, *(s + b + e for s, b, e in zip(x.shape[2:], g.begin, g.end, strict=True))
-    )
-    wg = w.reshape(groups, m // groups, *w.shape[1:])
-    y = np.zeros((n, groups, m // groups, *out), x.dtype)
-    for k, where in taps(g, out):
-        y += np.einsum("ngc...,gmc->ngm...", xp[last(where)], wg[last(k)], optimize=True)
-    return y.reshape(n, m, *out)
-
-
 def _conv_grad(grad: Any) -> Gradients:
     """y = conv(x, w); dx = conv_transpose(dy, w), dw = conv_dw(x, dy)."""
     x, w = grad.inputs
@@ -150,7 +136,7 @@ conv = define(
     ("x", "w"),
     attrs=ConvAttrs,
     infer=_conv_infer,
-    reference=_conv_reference,
+    **written(plain.conv, lambda a, x, w: {**window_numbers(a, w.shape[2:]), "groups": a.groups}),
     grad=_conv_grad,
     compute=_conv_compute,
     normalise=lambda attrs, x, w: canonical(attrs, x.shape[2:], w.shape[2:]),
@@ -189,19 +175,9 @@ def _transpose_infer(attrs: ConvTransposeAttrs, x: Type, w: Type) -> Type:
     return Type(x.dtype, (x.shape[0], normal(w.shape[1] * attrs.groups), *size))
 
 
-def _transpose_reference(attrs: ConvTransposeAttrs, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    g = geometry(attrs, w.shape[2:])
-    n, groups = x.shape[0], attrs.groups
-    size = [int(d) for d in _transpose_size(attrs, g, x.shape[2:])]
-    whole = [max(d + b + e, (i - 1) * s + extent) for d, b, e, i, s, extent in
-             zip(size, g.begin, g.end, x.shape[2:], g.strides, g.extent, strict=True)]  # fmt: skip
-    y = np.zeros((n, groups, w.shape[1], *whole), x.dtype)
-    xg = x.reshape(n, groups, -1, *x.shape[2:])
-    wg = w.reshape(groups, -1, *w.shape[1:])
-    for k, where in taps(g, x.shape[2:]):
-        y[last(where)] += np.einsum("ngm...,gmc->ngc...", xg, wg[last(k)], optimize=True)
-    inner = tuple(slice(b, b + d) for b, d in zip(g.begin, size, strict=True))
-    return np.asarray(y[last(inner)].reshape(n, -1, *size))
+def _transpose_numbers(attrs: ConvTransposeAttrs, x: Type, w: Type) -> dict[str, Any]:
+    size = _transpose_size(attrs, geometry(attrs, w.shape[2:]), x.shape[2:])
+    return {"size": size, **window_numbers(attrs, w.shape[2:]), "groups": attrs.groups}
 
 
 def _transpose_grad(grad: Any) -> Gradients:
@@ -260,7 +236,7 @@ conv_transpose = define(
     ("x", "w"),
     attrs=ConvTransposeAttrs,
     infer=_transpose_infer,
-    reference=_transpose_reference,
+    **written(plain.conv_transpose, _transpose_numbers),
     grad=_transpose_grad,
     compute=_transpose_compute,
     normalise=_transpose_canonical,
@@ -284,19 +260,6 @@ def _dw_infer(attrs: ConvDwAttrs, x: Type, y: Type) -> Type:
     if not all(map(same_or_unknown, (x.shape[0], *out), (y.shape[0], *y.shape[2:]))):
         raise GraphError(f"dy must have size {shape_text((x.shape[0], y.shape[1], *out))}, got {shape_text(y.shape)}")
     return Type(x.dtype, (y.shape[1], normal(x.shape[1] // attrs.groups), *g.kernel))
-
-
-def _dw_reference(attrs: ConvDwAttrs, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    g = geometry(attrs, attrs.kernel)
-    n, groups = x.shape[0], attrs.groups
-    xp = padded(x, g)
-    xp = xp.reshape(n, groups, -1, *xp.shape[2:])
-    yg = dy.reshape(n, groups, -1, *dy.shape[2:])
-    dw = np.zeros((groups, yg.shape[2], xp.shape[2], *g.kernel), x.dtype)
-    axes = "xyz"[: g.rank]
-    for k, where in taps(g, dy.shape[2:]):
-        dw[last(k)] = np.einsum(f"ngc{axes},ngm{axes}->gmc", xp[last(where)], yg, optimize=True)
-    return dw.reshape(dy.shape[1], -1, *g.kernel)
 
 
 def _dw_grad(grad: Any) -> Gradients:
@@ -343,7 +306,7 @@ conv_dw = define(
     ("x", "dy"),
     attrs=ConvDwAttrs,
     infer=_dw_infer,
-    reference=_dw_reference,
+    **written(plain.conv_dw, lambda a, x, dy: {"kernel": a.kernel, **window_numbers(a, a.kernel), "groups": a.groups}),
     grad=_dw_grad,
     compute=_dw_compute,
     normalise=_dw_canonical,

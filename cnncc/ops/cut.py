@@ -14,6 +14,7 @@ from cnncc.ir.graph import Value
 from cnncc.ir.types import Type
 from cnncc.ops.common import Gradients, resolve_axis
 from cnncc.ops.lowering import Lowering, Operand
+from cnncc.ops.plain import index as plain
 from cnncc.ops.registry import Arg, Sample, define
 
 Index = tuple[Any, ...]
@@ -126,6 +127,16 @@ def _slice_reference(attrs: SliceAttrs, x: np.ndarray) -> np.ndarray:
     return np.asarray(x[_slices(_canonical(attrs, Type.of(x)))])
 
 
+def _slice_text(s: Any, size: Sequence[Dim]) -> str:
+    """The slices as Python writes them: 1:3, ::2, :."""
+    a, texts = s.attrs, []
+    for start, end, step, d in zip(a.starts, a.ends, _steps(a), size, strict=True):
+        low = "" if step > 0 and start == 0 else s.text(start)
+        high = "" if end == d or (step < 0 and isinstance(d, int) and end == -(d + 1)) else s.text(end)
+        texts.append(f"{low}:{high}" + (f":{step}" if step != 1 else ""))
+    return ", ".join(texts)
+
+
 def _slice_grad(g: Any) -> Gradients:
     """dx = dy at the places it came from, 0 elsewhere; with steps of 1 that is padding."""
     x, a = g.inputs[0], g.attrs
@@ -159,6 +170,7 @@ slice_ = define(
     attrs=SliceAttrs,
     infer=_slice_infer,
     reference=_slice_reference,
+    numpy=lambda s: f"{s[0]}[{_slice_text(s, s.types[0].shape)}]",
     grad=_slice_grad,
     element=_slice_element,
     normalise=_canonical,
@@ -178,9 +190,12 @@ def _dx_infer(attrs: SliceDxAttrs, dy: Type) -> Type:
 
 
 def _dx_reference(attrs: SliceDxAttrs, dy: np.ndarray) -> np.ndarray:
-    dx = np.zeros([_number(d) for d in attrs.size], dy.dtype)
-    dx[_slices(attrs)] = dy
-    return dx
+    return plain.place_slice(dy, tuple(map(_number, attrs.size)), _slices(attrs))
+
+
+def _dx_numpy(s: Any) -> str:
+    where = f"np.s_[{_slice_text(s, s.attrs.size)}{',' if s.out.rank == 1 else ''}]"
+    return s.call(plain.place_slice, s[0], s.text(s.attrs.size), where)  # type: ignore[no-any-return]
 
 
 def _dx_element(c: Lowering, attrs: SliceDxAttrs, out: Type, xs: Sequence[Operand], index: Index) -> Any:
@@ -214,6 +229,7 @@ slice_dx = define(
     attrs=SliceDxAttrs,
     infer=_dx_infer,
     reference=_dx_reference,
+    numpy=_dx_numpy,
     grad=_dx_grad,
     element=_dx_element,
     samples=tuple(
@@ -267,6 +283,20 @@ def _pad_reference(attrs: PadAttrs, x: np.ndarray) -> np.ndarray:
         return np.pad(x, widths, mode=attrs.mode)  # type: ignore[call-overload,no-any-return]
     whole = np.pad(x, widths, constant_values=np.asarray(attrs.value).astype(x.dtype))
     return _crop(whole, attrs)
+
+
+def _pad_numpy(s: Any) -> str:
+    """np.pad, and behind it the slices that negative pads cut."""
+    a, r = s.attrs, s.out.rank
+    begin, end = a.pads[:r], a.pads[r:]
+    value = f", constant_values={s.text(a.value)}" if a.mode == "constant" and a.value else ""
+    mode = "" if a.mode == "constant" else f', mode="{a.mode}"'
+    widths = s.text([(max(b, 0), max(e, 0)) for b, e in zip(begin, end, strict=True)])
+    text = f"np.pad({s[0]}, {widths}{mode}{value})" if any(p > 0 for p in a.pads) else s[0]
+    if any(p < 0 for p in a.pads):
+        cuts = (f"{-b if b < 0 else ''}:{e if e < 0 else ''}" for b, e in zip(begin, end, strict=True))
+        text += f"[{', '.join(cuts)}]"
+    return text
 
 
 def _pad_grad(g: Any) -> Gradients:
@@ -353,6 +383,7 @@ pad = define(
     attrs=PadAttrs,
     infer=_pad_infer,
     reference=_pad_reference,
+    numpy=_pad_numpy,
     grad=_pad_grad,
     element=_pad_element,
     samples=(

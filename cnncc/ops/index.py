@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from cnncc.errors import GraphError
 from cnncc.ir.dims import Dim, normal, shape_text
 from cnncc.ir.dtype import NUMPY
 from cnncc.ir.types import Type
 from cnncc.ops.common import Gradients, check_float, resolve_axis
 from cnncc.ops.lowering import Lowering, Operand
+from cnncc.ops.plain import index as plain
 from cnncc.ops.registry import Arg, Sample, define
+from cnncc.ops.written import written
 
 Index = tuple[Any, ...]
 
@@ -54,10 +54,6 @@ def _check_indices(indices: Type) -> None:
 
 def _canonical(attrs: Any, x: Type, *rest: Type) -> Any:
     return replace(attrs, axis=resolve_axis(attrs.axis, x.rank))
-
-
-def _places(indices: np.ndarray, size: int) -> np.ndarray:
-    return np.clip(np.where(indices < 0, indices + size, indices), 0, max(size - 1, 0))
 
 
 def _place(c: Lowering, index: Any, size: Dim) -> Any:
@@ -104,7 +100,7 @@ gather = define(
     ("x", "indices"),
     attrs=GatherAttrs,
     infer=_gather_infer,
-    reference=lambda attrs, x, i: np.take(x, _places(i, x.shape[attrs.axis]), attrs.axis),
+    **written(plain.gather, lambda a, x, i: {"axis": resolve_axis(a.axis, x.rank)}),
     grad=_gather_grad,
     element=_gather_element,
     normalise=_canonical,
@@ -129,14 +125,6 @@ def _gather_dx_infer(attrs: GatherDxAttrs, indices: Type, dy: Type) -> Type:
     return dy.with_(shape=(*dy.shape[:axis], normal(attrs.size), *dy.shape[axis + indices.rank :]))
 
 
-def _gather_dx_reference(attrs: GatherDxAttrs, indices: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    size, axis = int(attrs.size), attrs.axis
-    moved = dy.reshape(*dy.shape[:axis], indices.size, *dy.shape[axis + indices.ndim :])
-    dx = np.zeros((*moved.shape[:axis], size, *moved.shape[axis + 1 :]), dy.dtype)
-    np.add.at(np.moveaxis(dx, axis, 0), _places(indices, size).reshape(-1), np.moveaxis(moved, axis, 0))
-    return dx
-
-
 def _gather_dx_compute(c: Lowering, attrs: GatherDxAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:
     from tvm import te, tirx
 
@@ -157,7 +145,7 @@ gather_dx = define(
     ("indices", "dy"),
     attrs=GatherDxAttrs,
     infer=_gather_dx_infer,
-    reference=_gather_dx_reference,
+    **written(plain.gather_dx, lambda a, i, dy: {"axis": a.axis, "size": a.size}),
     grad=lambda g: (None, g.b.gather(g.dy, g.inputs[0], axis=g.attrs.axis)),
     compute=_gather_dx_compute,
     samples=(
@@ -186,11 +174,6 @@ def _elements_infer(attrs: GatherAttrs, x: Type, indices: Type) -> Type:
     return x.with_(shape=indices.shape)
 
 
-def _elements_reference(attrs: GatherAttrs, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    part = x[tuple(slice(None) if a == attrs.axis else slice(0, d) for a, d in enumerate(indices.shape))]
-    return np.take_along_axis(part, _places(indices, x.shape[attrs.axis]), attrs.axis)
-
-
 def _elements_grad(g: Any) -> Gradients:
     """dx = the sum of dy over the places that read an element."""
     x, indices = g.inputs
@@ -213,7 +196,7 @@ gather_elements = define(
     ("x", "indices"),
     attrs=GatherAttrs,
     infer=_elements_infer,
-    reference=_elements_reference,
+    **written(plain.gather_elements, lambda a, x, i: {"axis": resolve_axis(a.axis, x.rank)}),
     grad=_elements_grad,
     element=_elements_element,
     normalise=_canonical,
@@ -232,15 +215,6 @@ def _elements_dx_infer(attrs: GatherDxAttrs, indices: Type, dy: Type) -> Type:
     if attrs.axis < 0 or dy.shape != indices.shape:
         raise GraphError(f"dy must have the shape of the indices, {shape_text(indices.shape)}, got {dy}")
     return dy.with_(shape=(*dy.shape[: attrs.axis], normal(attrs.size), *dy.shape[attrs.axis + 1 :]))
-
-
-def _elements_dx_reference(attrs: GatherDxAttrs, indices: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    size = int(attrs.size)
-    dx = np.zeros((*dy.shape[: attrs.axis], size, *dy.shape[attrs.axis + 1 :]), dy.dtype)
-    at: list[np.ndarray] = list(np.indices(indices.shape))
-    at[attrs.axis] = _places(indices, size)
-    np.add.at(dx, tuple(at), dy)
-    return dx
 
 
 def _elements_dx_compute(c: Lowering, attrs: GatherDxAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:
@@ -263,7 +237,7 @@ gather_elements_dx = define(
     ("indices", "dy"),
     attrs=GatherDxAttrs,
     infer=_elements_dx_infer,
-    reference=_elements_dx_reference,
+    **written(plain.gather_elements_dx, lambda a, i, dy: {"axis": a.axis, "size": a.size}),
     grad=lambda g: (None, g.b.gather_elements(g.dy, g.inputs[0], axis=g.attrs.axis)),
     compute=_elements_dx_compute,
     samples=(
@@ -285,11 +259,9 @@ def _one_hot_infer(attrs: OneHotAttrs, indices: Type) -> Type:
     return Type(attrs.dtype, (*indices.shape[:axis], attrs.depth, *indices.shape[axis:]))
 
 
-def _one_hot_reference(attrs: OneHotAttrs, indices: np.ndarray) -> np.ndarray:
-    axis = resolve_axis(attrs.axis, indices.ndim + 1)
-    places = np.where(indices < 0, indices + attrs.depth, indices)
-    ramp = np.arange(attrs.depth).reshape(-1, *(1,) * (indices.ndim - axis))
-    return np.where(np.expand_dims(places, axis) == ramp, attrs.on, attrs.off).astype(NUMPY[attrs.dtype])
+def _one_hot_numbers(attrs: OneHotAttrs, indices: Type) -> dict[str, Any]:
+    axis = resolve_axis(attrs.axis, indices.rank + 1)
+    return {"depth": attrs.depth, "axis": axis, "on": attrs.on, "off": attrs.off, "dtype": NUMPY[attrs.dtype]}
 
 
 def _one_hot_element(c: Lowering, attrs: OneHotAttrs, out: Type, xs: Sequence[Operand], index: Index) -> Any:
@@ -307,7 +279,7 @@ one_hot = define(
     ("indices",),
     attrs=OneHotAttrs,
     infer=_one_hot_infer,
-    reference=_one_hot_reference,
+    **written(plain.one_hot, _one_hot_numbers),
     no_grad="the operand is an index",
     element=_one_hot_element,
     normalise=lambda attrs, indices: replace(attrs, axis=resolve_axis(attrs.axis, indices.rank + 1)),

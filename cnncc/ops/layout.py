@@ -58,6 +58,7 @@ to_layout = define(
     attrs=ToLayoutAttrs,
     infer=_infer,
     reference=_reference,
+    numpy=lambda s: s[0],
     grad=_grad,
     element=_element,
     samples=(

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from cnncc.errors import GraphError
 from cnncc.ir.dims import Dim, same_or_unknown, shape_text
 from cnncc.ir.types import Type
 from cnncc.ops.common import Gradients, check_float, check_rank
 from cnncc.ops.lowering import Lowering, Operand
+from cnncc.ops.plain import conv as plain
 from cnncc.ops.registry import Arg, Sample, define
-from cnncc.ops.window import Geometry, Window, canonical, geometry, last, padded, taps
+from cnncc.ops.window import Geometry, Window, canonical, geometry, window_numbers
+from cnncc.ops.written import written
 
 
 @dataclass(frozen=True)
@@ -82,20 +82,6 @@ def _infer(attrs: Window, x: Type, w: Type) -> Type:
     return x.with_(shape=(x.shape[0], m, *out))
 
 
-_LETTERS = "xyz"
-
-
-def _reference(attrs: Window, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    out, m, _, kernel = _parts(Type.of(w))
-    g = geometry(attrs, kernel)
-    o = _LETTERS[: g.rank]
-    y = np.zeros((x.shape[0], m, *out), x.dtype)
-    xp = padded(x, g)
-    for k, where in taps(g, out):
-        y += np.einsum(f"nc{o},{o}mc->nm{o}", xp[last(where)], w[last(k)], optimize=True)
-    return y
-
-
 def _grad(g: Any) -> Gradients:
     """y = local(x, w); dx = local_dx(w, dy), dw = local_dw(x, dy)."""
     x, w = g.inputs
@@ -138,7 +124,7 @@ locally_connected = define(
     ("x", "w"),
     attrs=Window,
     infer=_infer,
-    reference=_reference,
+    **written(plain.locally_connected, lambda a, x, w: window_numbers(a, _parts(w)[3])),
     grad=_grad,
     compute=_compute,
     normalise=lambda attrs, x, w: canonical(attrs, x.shape[2:], _parts(w)[3]),
@@ -157,18 +143,6 @@ def _dx_infer(attrs: LocalDxAttrs, w: Type, dy: Type) -> Type:
     if dy.shape[1:] != (m, *out):
         raise GraphError(f"dy must be [N, {m}, {shape_text(out)}], got {dy}")
     return dy.with_(shape=(dy.shape[0], channels, *attrs.size))
-
-
-def _dx_reference(attrs: LocalDxAttrs, w: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    out, _, channels, kernel = _parts(Type.of(w))
-    g = geometry(attrs, kernel)
-    o = _LETTERS[: g.rank]
-    size = [int(d) for d in attrs.size]
-    whole = [d + b + e for d, b, e in zip(size, g.begin, g.end, strict=True)]
-    dx = np.zeros((dy.shape[0], channels, *whole), dy.dtype)
-    for k, where in taps(g, out):
-        dx[last(where)] += np.einsum(f"{o}mc,nm{o}->nc{o}", w[last(k)], dy, optimize=True)
-    return np.asarray(dx[last([slice(b, b + d) for b, d in zip(g.begin, size, strict=True)])])
 
 
 def _dx_grad(g: Any) -> Gradients:
@@ -208,7 +182,7 @@ locally_connected_dx = define(
     ("w", "dy"),
     attrs=LocalDxAttrs,
     infer=_dx_infer,
-    reference=_dx_reference,
+    **written(plain.locally_connected_dx, lambda a, w, dy: {"size": a.size, **window_numbers(a, _parts(w)[3])}),
     grad=_dx_grad,
     compute=_dx_compute,
     normalise=lambda attrs, w, dy: canonical(attrs, attrs.size, _parts(w)[3]),
@@ -229,16 +203,6 @@ def _dw_infer(attrs: LocalDwAttrs, x: Type, dy: Type) -> Type:
     if not same_or_unknown(x.shape[0], dy.shape[0]):
         raise GraphError(f"x and dy must have one batch, got {x.shape[0]} and {dy.shape[0]}")
     return x.with_(shape=(*dy.shape[2:], dy.shape[1], x.shape[1], *attrs.kernel))
-
-
-def _dw_reference(attrs: LocalDwAttrs, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    g = geometry(attrs, attrs.kernel)
-    o = _LETTERS[: g.rank]
-    dw = np.zeros((*dy.shape[2:], dy.shape[1], x.shape[1], *g.kernel), x.dtype)
-    xp = padded(x, g)
-    for k, where in taps(g, dy.shape[2:]):
-        dw[last(k)] = np.einsum(f"nc{o},nm{o}->{o}mc", xp[last(where)], dy, optimize=True)
-    return dw
 
 
 def _dw_grad(g: Any) -> Gradients:
@@ -270,7 +234,7 @@ locally_connected_dw = define(
     ("x", "dy"),
     attrs=LocalDwAttrs,
     infer=_dw_infer,
-    reference=_dw_reference,
+    **written(plain.locally_connected_dw, lambda a, x, dy: {"kernel": a.kernel, **window_numbers(a, a.kernel)}),
     grad=_dw_grad,
     compute=_dw_compute,
     normalise=lambda attrs, x, dy: canonical(attrs, x.shape[2:], attrs.kernel),

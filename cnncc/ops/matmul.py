@@ -123,6 +123,15 @@ def _summed(b: Any, v: Value, axis: int) -> Value:
     return result
 
 
+def _numpy(s: Any) -> str:
+    """x @ w, with the last two axes of an operand swapped where it is transposed."""
+    texts = []
+    for name, type_, transposed in zip(s.x, s.types, (s.attrs.transpose_x, s.attrs.transpose_w), strict=True):
+        swapped = f"{name}.T" if type_.rank == 2 else f"{name}.swapaxes(-1, -2)"
+        texts.append(swapped if transposed and type_.rank > 1 else name)
+    return " @ ".join(texts)
+
+
 def _compute(c: Lowering, attrs: MatmulAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:
     from tvm import te
 
@@ -156,6 +165,7 @@ matmul = define(
     attrs=MatmulAttrs,
     infer=_infer,
     reference=_reference,
+    numpy=_numpy,
     grad=_grad,
     compute=_compute,
     samples=(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from cnncc.errors import GraphError
 from cnncc.ir.dims import same_or_unknown, shape_text
 from cnncc.ir.graph import Value
@@ -31,11 +29,6 @@ def check_channels(x: Type, **vectors: Type) -> None:
             raise GraphError(f"{name} must have shape {x.shape[1]}, one number per channel, got {shape_text(v.shape)}")
 
 
-def spread(v: np.ndarray, rank: int) -> np.ndarray:
-    """[C] --> [C, 1, ..., 1]."""
-    return v.reshape(-1, *(1,) * (rank - 2))
-
-
 def inverse_root(m: Any, variance: Any, eps: float) -> Any:
     """1 / sqrt(variance + eps)."""
     return m.like(1, variance) / m.sqrt(variance + m.like(eps, variance))
@@ -50,11 +43,6 @@ def channel_sum(b: Any, v: Value) -> Value:
     """[N, C, ...] --> [C]."""
     result: Value = b.reduce_sum(v, axes=(0, *range(2, v.type.rank)), keepdims=False)
     return result
-
-
-def normalised(x: np.ndarray, axes: tuple[int, ...], eps: float) -> np.ndarray:
-    mean = x.mean(axes, keepdims=True)
-    return np.asarray((x - mean) / np.sqrt(x.var(axes, keepdims=True) + np.asarray(eps, x.dtype)))
 
 
 def moments(c: Lowering, x: Operand, axes: tuple[int, ...]) -> tuple[Operand, Operand]:

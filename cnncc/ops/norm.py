@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from cnncc.errors import GraphError
 from cnncc.ir.dims import Dim, broadcast, normal, product, shape_text
 from cnncc.ir.graph import Value
@@ -20,12 +18,12 @@ from cnncc.ops.moments import (
     check_channels,
     inverse_root,
     moments,
-    normalised,
     normalised_grad,
     normalised_value,
-    spread,
 )
+from cnncc.ops.plain import norm as plain
 from cnncc.ops.registry import Arg, Sample, define
+from cnncc.ops.written import written
 
 _C = Arg((3,))
 
@@ -71,11 +69,6 @@ def _layer_infer(attrs: LayerNormAttrs, x: Type, gamma: Type, beta: Type | None)
     return x
 
 
-def _layer_reference(attrs: LayerNormAttrs, x: np.ndarray, gamma: np.ndarray, beta: np.ndarray | None) -> np.ndarray:
-    y = normalised(x, _layer_axes(attrs, x.ndim), attrs.eps) * gamma
-    return np.asarray(y if beta is None else y + beta)
-
-
 def _layer_grad(g: Any) -> Gradients:
     """y = n gamma + beta; dn = dy gamma, dgamma = dy n, dbeta = dy (both summed over the outer axes)."""
     x, gamma, beta = g.inputs
@@ -102,7 +95,7 @@ layer_norm = define(
     ("x", "gamma", "beta?"),
     attrs=LayerNormAttrs,
     infer=_layer_infer,
-    reference=_layer_reference,
+    **written(plain.layer_norm, lambda a, x, *rest: {"axis": resolve_axis(a.axis, x.rank), "eps": a.eps}),
     grad=_layer_grad,
     compute=_layer_compute,
     normalise=lambda attrs, x, *rest: replace(attrs, axis=resolve_axis(attrs.axis, x.rank)),
@@ -121,11 +114,6 @@ def _instance_infer(attrs: EpsAttrs, x: Type, gamma: Type, beta: Type) -> Type:
     check_channels(x, gamma=gamma, beta=beta)
     check_rank("x", x, 3)
     return x
-
-
-def _instance_reference(attrs: EpsAttrs, x: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> np.ndarray:
-    axes = tuple(range(2, x.ndim))
-    return np.asarray(normalised(x, axes, attrs.eps) * spread(gamma, x.ndim) + spread(beta, x.ndim))
 
 
 def _affine_grad(g: Any, n: Value) -> tuple[Value, Value]:
@@ -158,7 +146,7 @@ instance_norm = define(
     ("x", "gamma", "beta"),
     attrs=EpsAttrs,
     infer=_instance_infer,
-    reference=_instance_reference,
+    **written(plain.instance_norm, lambda a, *x: {"eps": a.eps}),
     grad=_instance_grad,
     compute=_instance_compute,
     samples=(
@@ -181,12 +169,6 @@ def _group_infer(attrs: GroupNormAttrs, x: Type, gamma: Type, beta: Type) -> Typ
 def _split(attrs: GroupNormAttrs, shape: Sequence[Dim]) -> tuple[Dim, ...]:
     """[N, C, ...] --> [N, G, C / G, ...]."""
     return (shape[0], attrs.groups, normal(shape[1] // attrs.groups), *shape[2:])
-
-
-def _group_reference(attrs: GroupNormAttrs, x: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> np.ndarray:
-    grouped = x.reshape([int(d) for d in _split(attrs, x.shape)])
-    n = normalised(grouped, tuple(range(2, grouped.ndim)), attrs.eps).reshape(x.shape)
-    return np.asarray(n * spread(gamma, x.ndim) + spread(beta, x.ndim))
 
 
 def _group_grad(g: Any) -> Gradients:
@@ -225,7 +207,7 @@ group_norm = define(
     ("x", "gamma", "beta"),
     attrs=GroupNormAttrs,
     infer=_group_infer,
-    reference=_group_reference,
+    **written(plain.group_norm, lambda a, *x: {"groups": a.groups, "eps": a.eps}),
     grad=_group_grad,
     compute=_group_compute,
     samples=(
@@ -251,13 +233,6 @@ def _lrn_infer(attrs: LrnAttrs, x: Type) -> Type:
 def _reach(size: int) -> tuple[int, int]:
     """How many channels before and after a channel its window has."""
     return (size - 1) // 2, size // 2
-
-
-def _lrn_reference(attrs: LrnAttrs, x: np.ndarray) -> np.ndarray:
-    before, after = _reach(attrs.size)
-    square = np.pad(x * x, [(0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)])
-    total = sum(square[:, k : k + x.shape[1]] for k in range(attrs.size))
-    return np.asarray(x * (attrs.bias + attrs.alpha / attrs.size * total) ** -attrs.beta, dtype=x.dtype)
 
 
 def _window_mean(b: Any, v: Value, before: int, after: int) -> Value:
@@ -307,7 +282,7 @@ lrn = define(
     ("x",),
     attrs=LrnAttrs,
     infer=_lrn_infer,
-    reference=_lrn_reference,
+    **written(plain.lrn, lambda a, x: {"size": a.size, "alpha": a.alpha, "beta": a.beta, "bias": a.bias}),
     grad=_lrn_grad,
     compute=_lrn_compute,
     samples=(

@@ -15,11 +15,13 @@ import numpy as np
 from cnncc.errors import GraphError
 from cnncc.ir.dims import Dim, same_or_unknown, shape_text
 from cnncc.ir.types import Type
-from cnncc.ops.common import Gradients, check_float, check_rank
+from cnncc.ops.common import Gradients, check_float, check_rank, known
 from cnncc.ops.lowering import Lowering, Operand
+from cnncc.ops.plain import pool as plain
 from cnncc.ops.reducers import is_extreme, maximum, smallest
 from cnncc.ops.registry import Arg, Sample, define
-from cnncc.ops.window import Geometry, Window, canonical, geometry, last, padded, taps
+from cnncc.ops.window import Geometry, Window, canonical, geometry
+from cnncc.ops.written import written
 
 
 @dataclass(frozen=True)
@@ -55,17 +57,16 @@ def infer_pool(attrs: PoolAttrs, x: Type) -> Type:
     return x.with_(shape=(*x.shape[:2], *pool_out(attrs, x)))
 
 
-def beyond(g: Geometry, size: Sequence[int], out: Sequence[int]) -> tuple[int, ...]:
-    """How far, in ceil mode, the last window reaches beyond the padding at the end."""
-    return tuple(
-        max(0, (o - 1) * s + e - i - b - p)
-        for o, s, e, i, b, p in zip(out, g.strides, g.extent, size, g.begin, g.end, strict=True)
-    )
-
-
-def _lowest(dtype: np.dtype) -> Any:
-    """The identity of max: -inf, or the smallest integer."""
-    return np.iinfo(dtype).min if np.issubdtype(dtype, np.integer) else -np.inf
+def pool_numbers(attrs: PoolAttrs, size: Sequence[Dim]) -> dict[str, Any]:
+    """The window as functions of cnncc/ops/plain take it: in ceil mode padded up to the end of the last window."""
+    g = pool_geometry(attrs, len(size))
+    end = g.end
+    if attrs.ceil:
+        sizes = known(size, "sizes of a pool in ceil mode")
+        out = g.out(sizes, ceil=True)
+        spans = zip(out, g.strides, g.extent, sizes, g.begin, strict=True)
+        end = tuple(max(0, (int(o) - 1) * s + e - i - b) for o, s, e, i, b in spans)
+    return {"kernel": g.kernel, "strides": g.strides, "pads": (*g.begin, *end), "dilations": g.dilations}
 
 
 def positions(g: Geometry, o: Sequence[Any], k: Sequence[Any]) -> list[Any]:
@@ -91,17 +92,6 @@ def guarded(c: Lowering, tests: list[Any], value: Any, otherwise: Any) -> Any:
 
 
 # -- max_pool --------------------------------------------------------------------------------------------------------
-
-
-def _max_reference(attrs: PoolAttrs, x: np.ndarray) -> np.ndarray:
-    g = pool_geometry(attrs, x.ndim - 2)
-    out = [int(o) for o in g.out(x.shape[2:], attrs.ceil)]
-    low = _lowest(x.dtype)
-    xp = padded(x, g, low, beyond(g, x.shape[2:], out))
-    y = np.full((*x.shape[:2], *out), low, x.dtype)
-    for _, where in taps(g, out):
-        y = np.maximum(y, xp[last(where)])
-    return y
 
 
 def _max_grad(g: Any) -> Gradients:
@@ -143,7 +133,7 @@ max_pool = define(
     ("x",),
     attrs=PoolAttrs,
     infer=infer_pool,
-    reference=_max_reference,
+    **written(plain.max_pool, lambda a, x: pool_numbers(a, x.shape[2:])),
     grad=_max_grad,
     compute=_max_compute,
     normalise=canonical_pool,
@@ -155,32 +145,6 @@ max_pool = define(
 )
 
 # -- max_pool_indices ------------------------------------------------------------------------------------------------
-
-
-def _first_taps(attrs: PoolAttrs, x: np.ndarray) -> tuple[Geometry, list[int], np.ndarray, np.ndarray]:
-    """Geometry, output sizes, and per window the number of its first largest tap (NaN is largest), and x padded."""
-    g = pool_geometry(attrs, x.ndim - 2)
-    out = [int(o) for o in g.out(x.shape[2:], attrs.ceil)]
-    xp = padded(x, g, _lowest(x.dtype), beyond(g, x.shape[2:], out))
-    inside = padded(np.ones_like(x, np.bool_), g, False, beyond(g, x.shape[2:], out))
-    best = np.full((*x.shape[:2], *out), _lowest(x.dtype), x.dtype)
-    first = np.full(best.shape, -1, np.int64)
-    for number, (_, where) in enumerate(taps(g, out)):
-        value, valid = xp[last(where)], inside[last(where)]
-        better = valid & ((first < 0) | (value > best) | (np.isnan(value) & ~np.isnan(best)))
-        best, first = np.where(better, value, best), np.where(better, number, first)
-    return g, out, first, xp
-
-
-def _indices_reference(attrs: PoolAttrs, x: np.ndarray) -> np.ndarray:
-    g, out, first, _ = _first_taps(attrs, x)
-    tap = np.unravel_index(np.maximum(first, 0), g.kernel)
-    flat = np.arange(x.shape[0] * x.shape[1]).reshape(*x.shape[:2], *(1,) * g.rank)
-    for axis, position in enumerate(tap):
-        start = np.arange(out[axis]) * g.strides[axis] - g.begin[axis]
-        row = start.reshape(-1, *(1,) * (g.rank - 1 - axis)) + position * g.dilations[axis]
-        flat = flat * x.shape[2 + axis] + row
-    return np.where(first < 0, 0, flat)
 
 
 def _tap_number(g: Geometry, k: Sequence[Any]) -> Any:
@@ -235,7 +199,7 @@ max_pool_indices = define(
     ("x",),
     attrs=PoolAttrs,
     infer=lambda attrs, x: infer_pool(attrs, x).with_(dtype="i64"),
-    reference=_indices_reference,
+    **written(plain.max_pool_indices, lambda a, x: pool_numbers(a, x.shape[2:])),
     no_grad="the result is an index",
     compute=_indices_compute,
     normalise=canonical_pool,
@@ -253,14 +217,6 @@ def _max_dx_infer(attrs: PoolAttrs, x: Type, dy: Type) -> Type:
     if dy.rank != x.rank or not all(map(same_or_unknown, dy.shape, wanted)):
         raise GraphError(f"dy must have shape {shape_text(wanted)}, got {shape_text(dy.shape)}")
     return x
-
-
-def _max_dx_reference(attrs: PoolAttrs, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    g, out, first, xp = _first_taps(attrs, x)
-    dx = np.zeros_like(xp)
-    for number, (_, where) in enumerate(taps(g, out)):
-        dx[last(where)] += np.where(first == number, dy, 0)
-    return np.asarray(dx[last([slice(b, b + i) for b, i in zip(g.begin, x.shape[2:], strict=True)])])
 
 
 def sources(c: Lowering, g: Geometry, i: Sequence[Any], k: Sequence[Any], out: Sequence[Dim]) -> tuple[Any, Any]:
@@ -321,7 +277,7 @@ max_pool_dx = define(
     ("x", "dy"),
     attrs=PoolAttrs,
     infer=_max_dx_infer,
-    reference=_max_dx_reference,
+    **written(plain.max_pool_dx, lambda a, x, dy: pool_numbers(a, x.shape[2:])),
     grad=_max_dx_grad,
     compute=_max_dx_compute,
     normalise=canonical_pool,

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from cnncc.errors import GraphError
 from cnncc.ir.types import Type
 from cnncc.ops.common import Gradients, check_float
 from cnncc.ops.lowering import Lowering, Operand
+from cnncc.ops.plain import random as plain
 from cnncc.ops.registry import Arg, Sample, define
+from cnncc.ops.written import written
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -116,25 +116,6 @@ def _scale(attrs: DropoutTrainAttrs) -> float:
     return 1 / (1 - attrs.p)
 
 
-def _train_reference(attrs: DropoutTrainAttrs, x: np.ndarray, key: np.ndarray) -> np.ndarray:
-    from cnncc.ops.math import NumpyMath
-
-    if _threshold(attrs) == _WORD:
-        return np.zeros_like(x)
-    own = x.shape[: _own_axes(attrs, x.ndim)]
-    place = np.arange(int(np.prod(own, dtype=np.int64)), dtype=np.uint64)
-    words = (
-        place.astype(np.uint32),
-        (place >> np.uint64(32)).astype(np.uint32),
-        np.full(place.shape, key[2], np.uint32),
-        np.full(place.shape, attrs.stream, np.uint32),
-    )
-    seed = (np.full(place.shape, key[0], np.uint32), np.full(place.shape, key[1], np.uint32))
-    bits = philox(NumpyMath(), words, seed, lambda w: w[0])
-    keep = (bits >= np.uint32(_threshold(attrs))).reshape(*own, *(1,) * (x.ndim - len(own)))
-    return np.where(keep, x * np.asarray(_scale(attrs), x.dtype), np.asarray(0, x.dtype))
-
-
 def _train_element(
     c: Lowering, attrs: DropoutTrainAttrs, out: Type, xs: Sequence[Operand], index: tuple[Any, ...]
 ) -> Any:
@@ -170,7 +151,7 @@ dropout_train = define(
     ("x", "key"),
     attrs=DropoutTrainAttrs,
     infer=_train_infer,
-    reference=_train_reference,
+    **written(plain.dropout_train, lambda a, x, key: {"p": a.p, "stream": a.stream, "axes": _own_axes(a, x.rank)}),
     grad=_train_grad,
     element=_train_element,
     moves=False,

@@ -16,7 +16,9 @@ from cnncc.ops import reducers
 from cnncc.ops.common import Gradients, check_float, inverse_count, resolve_axes, resolve_axis
 from cnncc.ops.elementwise import no_gradient
 from cnncc.ops.lowering import Lowering, Operand
+from cnncc.ops.plain import index as plain
 from cnncc.ops.registry import Arg, Op, Sample, define
+from cnncc.ops.written import written
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,20 @@ def reduce_stage(
     return c.stage(out, element, name)
 
 
+def _numpy(method: str) -> Callable[[Any], str]:
+    """x.sum(axis=1), x.sum(axis=(2, 3), keepdims=True)."""
+
+    def line(s: Any) -> str:
+        axes = s.attrs.axes
+        words = [f"axis={s.text(axes if len(axes) > 1 else axes[0])}"] if axes else []
+        words += ["keepdims=True"] if s.attrs.keepdims else []
+        whole = method in ("sum", "prod") and s.out.dtype[0] in "iu"
+        words += [f"dtype=np.{s.out.numpy.name}"] if whole else []
+        return f"{s[0]}.{method}({', '.join(words)})"
+
+    return line
+
+
 def _reduction(
     name: str, reference: Callable[..., Any], grad: Callable[[Any], Gradients], reducer: Callable[[str], Any], doc: str,
     infer: Callable[..., Type] = _infer,
@@ -126,6 +142,7 @@ def _reduction(
         Sample((Arg((3, 4), "i32", -3, 3),), ReduceAttrs((1,)), smooth=False),
     )
     return define(name, ("x",), attrs=ReduceAttrs, infer=infer, reference=run, grad=grad, compute=compute,
+                  numpy=_numpy(name.removeprefix("reduce_")),
                   normalise=_canonical, samples=samples, doc=doc)  # fmt: skip
 
 
@@ -218,6 +235,7 @@ reduce_mean = define(
     attrs=ReduceAttrs,
     infer=_infer_float,
     reference=_mean_reference,
+    numpy=_numpy("mean"),
     grad=_mean_grad,
     compute=_mean_compute,
     normalise=_canonical,
@@ -235,6 +253,13 @@ def _size_element(c: Lowering, attrs: SizeAttrs, out: Type, xs: Sequence[Operand
     return c.math.cast(c.dim(product(shape[a] for a in resolve_axes(attrs.axes, len(shape)))), out.dtype)
 
 
+def _size_numpy(s: Any) -> str:
+    """The product of sizes."""
+    axes = s.attrs.axes or range(s.types[0].rank)
+    sizes = " * ".join(f"{s[0]}.shape[{a}]" for a in axes) or "1"
+    return f"np.{s.out.numpy.name}({sizes})"
+
+
 size = define(
     "size",
     ("x",),
@@ -243,6 +268,7 @@ size = define(
     reference=lambda attrs, x: np.asarray(
         np.prod([x.shape[a] for a in resolve_axes(attrs.axes, x.ndim)], dtype=np.int64), x.dtype
     ),
+    numpy=_size_numpy,
     grad=no_gradient,
     element=_size_element,
     moves=False,
@@ -270,6 +296,13 @@ def _arg_op(name: str, function: Callable[..., Any], least: bool, doc: str) -> O
         found = function(np.flip(x, axis), axis=axis, keepdims=attrs.keepdims)
         return np.asarray(x.shape[axis] - 1 - found)
 
+    def line(s: Any) -> str:
+        a = s.attrs
+        keep = ", keepdims=True" if a.keepdims else ""
+        if not a.select_last:
+            return f"{s[0]}.{name}({a.axis}{keep})"
+        return f"{s[0]}.shape[{a.axis}] - 1 - np.flip({s[0]}, {a.axis}).{name}({a.axis}{keep})"
+
     def compute(c: Lowering, attrs: ArgAttrs, outs: Sequence[Type], xs: Sequence[Operand]) -> Operand:
         from tvm import te, tirx
 
@@ -295,7 +328,7 @@ def _arg_op(name: str, function: Callable[..., Any], least: bool, doc: str) -> O
         Sample((Arg((5,)),), ArgAttrs(0, keepdims=False)),
     )
     return define(name, ("x",), attrs=ArgAttrs, infer=_arg_infer, reference=reference, compute=compute, samples=samples,
-                  no_grad="the result is an index", doc=doc,
+                  no_grad="the result is an index", numpy=line, doc=doc,
                   normalise=lambda attrs, x: replace(attrs, axis=resolve_axis(attrs.axis, x.rank)))  # fmt: skip
 
 
@@ -309,15 +342,6 @@ def _cumsum_infer(attrs: CumsumAttrs, x: Type) -> Type:
     """The type of x."""
     resolve_axis(attrs.axis, x.rank)
     return x
-
-
-def _cumsum_reference(attrs: CumsumAttrs, x: np.ndarray) -> np.ndarray:
-    flipped = np.flip(x, attrs.axis) if attrs.reverse else x
-    y = np.cumsum(flipped, attrs.axis, dtype=x.dtype)
-    if attrs.exclusive:
-        widths = [(int(a == attrs.axis), 0) for a in range(x.ndim)]
-        y = np.take(np.pad(y, widths), range(x.shape[attrs.axis]), attrs.axis)
-    return np.flip(y, attrs.axis) if attrs.reverse else y
 
 
 def _cumsum_grad(g: Any) -> Gradients:
@@ -347,7 +371,10 @@ cumsum = define(
     ("x",),
     attrs=CumsumAttrs,
     infer=_cumsum_infer,
-    reference=_cumsum_reference,
+    **written(
+        plain.cumsum,
+        lambda a, x: {"axis": resolve_axis(a.axis, x.rank), "exclusive": a.exclusive, "reverse": a.reverse},
+    ),
     grad=_cumsum_grad,
     compute=_cumsum_compute,
     normalise=lambda attrs, x: replace(attrs, axis=resolve_axis(attrs.axis, x.rank)),

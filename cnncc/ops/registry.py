@@ -81,6 +81,8 @@ class Op:
         `moves`: they compute nothing, so that half precision needs no detour through float32.
     compute(c, attrs, outs, xs) -> Operand or tuple: the plain te definition of the others, what the fallback schedules.
     normalise(attrs, *types) -> attrs in their one canonical form.
+    numpy(s: cnncc.edges.numpy_source.line.Line) -> the op as a numpy expression, for `cnncc.to_numpy`; of a formula it
+        is derived. Ops that are a function of cnncc/ops/plain have it from `written`, together with the reference.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Op:
     moves: bool = True
     compute: Callable[[Lowering, Any, Sequence[Type], Sequence[Operand]], Any] | None = None
     normalise: Callable[..., Any] | None = None
+    numpy: Callable[[Any], str] | None = None
     samples: tuple[Sample, ...] = ()
     commutative: bool = False
     doc: str = ""

@@ -28,6 +28,7 @@ from cnncc.ir.graph import Value
 from cnncc.ir.types import Type
 from cnncc.ops.common import Gradients, check_float, known
 from cnncc.ops.lowering import Lowering, Operand
+from cnncc.ops.plain import resize as plain
 from cnncc.ops.registry import Arg, Sample, define
 
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric", "asymmetric", "align_corners")
@@ -173,6 +174,18 @@ def _summed(parts: Sequence[np.ndarray], weights: Sequence[np.ndarray], dtype: A
     return np.asarray(sum(p * w.astype(dtype) for p, w in zip(parts, weights, strict=True)))
 
 
+def _numpy(s: Any) -> str:
+    """One call for each axis that changes, one inside of the other."""
+    text: str = s[0]
+    for axis, m in _maps(s.attrs, s.types[0], s.out):
+        numbers: dict[str, Any] = {"axis": axis, "n": m.out, "a": m.a, "b": m.b, "d": m.d}
+        if s.attrs.mode == "nearest":
+            text = s.call(plain.nearest_axis, text, **numbers, rounding=s.attrs.nearest)
+        else:
+            text = s.call(plain.linear_axis if s.attrs.mode == "linear" else plain.cubic_axis, text, **numbers)
+    return text
+
+
 def _grad(g: Any) -> Gradients:
     """Along each axis y = W x; dx = W^T dy. Where every element is repeated n times, dx is the sum of n elements."""
     (x,), dx, b = g.inputs, g.dy, g.b
@@ -254,6 +267,7 @@ resize = define(
     attrs=ResizeAttrs,
     infer=_infer,
     reference=_reference,
+    numpy=_numpy,
     grad=_grad,
     element=_element,
     moves=False,

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from cnncc.ir.types import Type
 from cnncc.ops.common import Gradients, check_float, resolve_axis
 from cnncc.ops.lowering import Lowering, Operand
+from cnncc.ops.plain import norm as plain
 from cnncc.ops.reducers import maximum
 from cnncc.ops.registry import Arg, Sample, define
+from cnncc.ops.written import written
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,6 @@ def _infer(attrs: SoftmaxAttrs, x: Type) -> Type:
 
 def _canonical(attrs: SoftmaxAttrs, x: Type) -> SoftmaxAttrs:
     return replace(attrs, axis=resolve_axis(attrs.axis, x.rank))
-
-
-def _softmax_reference(attrs: SoftmaxAttrs, x: np.ndarray) -> np.ndarray:
-    e = np.exp(x - x.max(attrs.axis, keepdims=True))
-    return np.asarray(e / e.sum(attrs.axis, keepdims=True))
-
-
-def _log_reference(attrs: SoftmaxAttrs, x: np.ndarray) -> np.ndarray:
-    d = x - x.max(attrs.axis, keepdims=True)
-    return np.asarray(d - np.log(np.exp(d).sum(attrs.axis, keepdims=True)))
 
 
 def _softmax_grad(g: Any) -> Gradients:
@@ -106,7 +96,7 @@ softmax = define(
     ("x",),
     attrs=SoftmaxAttrs,
     infer=_infer,
-    reference=_softmax_reference,
+    **written(plain.softmax, lambda a, x: {"axis": resolve_axis(a.axis, x.rank)}),
     grad=_softmax_grad,
     compute=_softmax_compute,
     normalise=_canonical,
@@ -119,7 +109,7 @@ log_softmax = define(
     ("x",),
     attrs=SoftmaxAttrs,
     infer=_infer,
-    reference=_log_reference,
+    **written(plain.log_softmax, lambda a, x: {"axis": resolve_axis(a.axis, x.rank)}),
     grad=_log_grad,
     compute=_log_compute,
     normalise=_canonical,

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from itertools import product as cartesian
 from typing import Any
 
-import numpy as np
-
 from cnncc.errors import GraphError
 from cnncc.ir.dims import Dim, normal, same_or_unknown, shape_text
 from cnncc.ir.types import Type
@@ -21,7 +19,8 @@ from cnncc.ops.lowering import Lowering, Operand
 from cnncc.ops.plain import windows
 from cnncc.ops.pool import SHAPES, conditions, guarded, positions
 from cnncc.ops.registry import Arg, Sample, define
-from cnncc.ops.window import Geometry, Window, canonical, geometry
+from cnncc.ops.window import Geometry, Window, canonical, geometry, window_numbers
+from cnncc.ops.written import written
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,6 @@ def _canonical(attrs: Any, x: Type) -> Any:
 
 def _rank(attrs: Any, x: Type) -> int:
     return len(attrs.size) if isinstance(attrs, FoldAttrs) else x.rank - 2
-
-
-def _numbers(g: Geometry) -> dict[str, tuple[int, ...]]:
-    return {"strides": g.strides, "pads": (*g.begin, *g.end), "dilations": g.dilations}
 
 
 def _window(attrs: UnfoldAttrs) -> dict[str, tuple[int, ...]]:
@@ -90,7 +85,7 @@ unfold = define(
     ("x",),
     attrs=UnfoldAttrs,
     infer=_unfold_infer,
-    reference=lambda a, x: windows.unfold(x, a.kernel, **_numbers(geometry(a, a.kernel))),
+    **written(windows.unfold, lambda a, x: {"kernel": a.kernel, **window_numbers(a, a.kernel)}),
     grad=_unfold_grad,
     element=_unfold_element,
     normalise=_canonical,
@@ -154,16 +149,12 @@ def _fold_sample(x: Arg, w: dict[str, Any]) -> Sample:
     return Sample((Arg(tuple(int(d) for d in out)),), FoldAttrs(**w, size=x.shape[2:]))
 
 
-def _fold_reference(a: FoldAttrs, x: np.ndarray) -> np.ndarray:
-    return windows.fold(x, tuple(int(d) for d in a.size), **_numbers(geometry(a, a.kernel)))
-
-
 fold = define(
     "fold",
     ("x",),
     attrs=FoldAttrs,
     infer=_fold_infer,
-    reference=_fold_reference,
+    **written(windows.fold, lambda a, x: {"size": a.size, **window_numbers(a, a.kernel)}),
     grad=lambda g: (g.b.unfold(g.dy, **_window(g.attrs)),),
     element=_fold_element,
     moves=False,

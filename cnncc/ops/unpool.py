@@ -18,6 +18,7 @@ from cnncc.ops.plain import pool as plain
 from cnncc.ops.pool import PoolAttrs, pool_geometry
 from cnncc.ops.registry import Arg, Sample, define
 from cnncc.ops.window import Geometry, Window, canonical
+from cnncc.ops.written import written
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ max_unpool = define(
     ("x", "indices"),
     attrs=MaxUnpoolAttrs,
     infer=_infer,
-    reference=lambda a, x, i: plain.max_unpool(x, i, tuple(int(d) for d in a.size)),
+    **written(plain.max_unpool, lambda a, x, i: {"size": a.size}),
     grad=_grad,
     element=_element,
     normalise=_canonical,

@@ -93,6 +93,12 @@ def geometry(attrs: Window, kernel: Sequence[Dim]) -> Geometry:
     return Geometry(tuple(int(k) for k in kernel), strides, pads[:r], pads[r:], dilations)
 
 
+def window_numbers(attrs: Window, kernel: Sequence[Dim]) -> dict[str, tuple[int, ...]]:
+    """strides, pads and dilations written out, as functions of cnncc/ops/plain take them."""
+    g = geometry(attrs, kernel)
+    return {"strides": g.strides, "pads": (*g.begin, *g.end), "dilations": g.dilations}
+
+
 def canonical(attrs: T, size: Sequence[Dim], kernel: Sequence[Any]) -> T:
     """What a user wrote (integers, r pads, mode names) --> the canonical form."""
     r = len(kernel)
