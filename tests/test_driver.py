@@ -109,7 +109,7 @@ def test_report_and_dump(tmp_path: Path) -> None:
     assert not [row for row in exe.report().rows if row.fallback]
     assert "conv" in str(exe.report())
     names = [p.name for p in sorted(tmp_path.glob("*.cnn"))]
-    assert names[0] == "00-canonicalize.cnn"
+    assert names[0] == "00-remove-stop-gradients.cnn"
     assert names[-1].endswith("choose-tiles.cnn")
     text = (tmp_path / names[-1]).read_text()
     assert 'algorithm="' in text
