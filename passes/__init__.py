@@ -18,7 +18,7 @@ from cnncc.passes.pads import fold_pad
 from cnncc.passes.pool_behind import fuse_pools
 from cnncc.passes.pooling import order_pools
 from cnncc.passes.producers import fuse_producers
-from cnncc.passes.products import flatten_matmul
+from cnncc.passes.products import flatten_matmul, turn_weights
 from cnncc.passes.regions import propose_kernels
 from cnncc.passes.stop_gradient import remove_stop_gradients
 from cnncc.passes.tiles import choose_tiles
@@ -34,6 +34,7 @@ LOWER_DILATION = Step("lower-dilation", lower_dilation)
 GATE_WEIGHTS = Step("gate-weights", gate_weights)
 ORDER_POOLS = Step("order-pools", order_pools)
 FLATTEN_MATMUL = Step("flatten-matmul", flatten_matmul)
+TURN_WEIGHTS = Step("turn-weights", turn_weights)
 LOWER_CONV_TRANSPOSE = Step("lower-conv-transpose", lower_conv_transpose)
 SPLIT_FOLDS = Step("split-folds", split_folds)
 MERGE_DUPLICATES = Step("merge-duplicates", merge_duplicates)
@@ -65,6 +66,7 @@ INFERENCE: tuple[Pass, ...] = (
     FLATTEN_MATMUL,
     CANONICALIZE,
     FOLD_CONSTANTS,
+    TURN_WEIGHTS,
     MERGE_DUPLICATES,
     REMOVE_DEAD,
     *LOWERING,

@@ -1,8 +1,14 @@
-"""flatten-matmul: a product of many rows with one matrix is one product of matrices, whatever the rows are called."""
+"""Products of matrices in one form.
+
+flatten-matmul: a product of many rows with one matrix is one product of matrices, whatever the rows are called.
+turn-weights: constant weights stand with the terms of an output side by side.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+
+import numpy as np
 
 from cnncc.builder import Builder
 from cnncc.ir.dims import Shape, product
@@ -26,6 +32,28 @@ def flatten_matmul(graph: Graph, context: Context) -> None:
             if reason:
                 context.decline("flatten-matmul", node.where, reason)
     graph.tidy()
+
+
+def turn_weights(graph: Graph, context: Context) -> None:
+    """matmul(x, w [K, N]) --> matmul(x, w^T [N, K], transpose_w), w constant: kernels read panels of outputs, which are
+    then streams; the rows of w are as far apart as all outputs are wide."""
+    for w in list(graph.constants):
+        if w.type.rank != 2 or not any(node.op == "matmul" for node in w.users):
+            continue
+        if not all(_turns(node, w) for node in w.users) or w in graph.outputs:
+            context.decline("turn-weights", w.name, "something else reads them as they are")
+            continue
+        assert w.data is not None
+        turned = graph.add_constant(np.ascontiguousarray(w.data.T), w.name + ".turned")
+        for node in list(w.users):
+            node.replace_input(w, turned)
+            node.attrs = replace(node.attrs, transpose_w=True)
+    graph.tidy()
+
+
+def _turns(node: Node, w: Value) -> bool:
+    """Whether a node is a product with the columns of w."""
+    return node.op == "matmul" and node.inputs[1] is w and node.inputs[0] is not w and not node.attrs.transpose_w
 
 
 def _flatten(graph: Graph, node: Node, flat: dict[Value, Value]) -> None:
