@@ -93,10 +93,85 @@ class Hardtanh(_Activation):
         super().__init__(low=min_val, high=max_val)
 
 
-class Softplus(_Activation):
-    """torch.nn.Softplus with beta = 1."""
+class Softplus(Module):
+    """torch.nn.Softplus: log(1 + exp(beta x)) / beta, and x where beta x is above the threshold."""
 
-    op = "softplus"
+    def __init__(self, beta: float = 1.0, threshold: float = 20.0):
+        super().__init__()
+        self.beta, self.threshold = beta, threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        if self.beta == 1 and self.threshold == 20:  # beyond, the difference is below the last place of float32
+            return x._op("softplus", x)
+        scaled = x * self.beta
+        soft = x._op("softplus", scaled) / self.beta
+        return x._op("where", x._op("greater", scaled, self.threshold), x, soft)
+
+
+class LogSigmoid(Module):
+    """torch.nn.LogSigmoid."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """log(1 / (1 + exp(-x))) = -softplus(-x)."""
+        return -x._op("softplus", -x)
+
+
+class Tanhshrink(Module):
+    """torch.nn.Tanhshrink."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x - tanh(x)."""
+        return x - x.tanh()
+
+
+class Threshold(Module):
+    """torch.nn.Threshold: x above the threshold, otherwise the value."""
+
+    def __init__(self, threshold: float, value: float, inplace: bool = False):
+        super().__init__()
+        self.threshold, self.value = threshold, value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return x._op("where", x._op("greater", x, self.threshold), x, x * 0.0 + self.value)
+
+
+class Hardshrink(Module):
+    """torch.nn.Hardshrink: 0 within [-lambda, lambda], otherwise x."""
+
+    def __init__(self, lambd: float = 0.5):
+        super().__init__()
+        self.lambd = lambd
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return x._op("where", x._op("greater", x._op("abs", x), self.lambd), x, x * 0.0)
+
+
+class Softshrink(Module):
+    """torch.nn.Softshrink: x moved towards 0 by lambda, and 0 within [-lambda, lambda]."""
+
+    def __init__(self, lambd: float = 0.5):
+        super().__init__()
+        self.lambd = lambd
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return x - x._op("clip", x, low=-float(self.lambd), high=float(self.lambd))
+
+
+class GLU(Module):
+    """torch.nn.GLU: the first half along `dim` times the sigmoid of the second."""
+
+    def __init__(self, dim: int = -1):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        first, second = x.chunk(2, self.dim % x.ndim)
+        return first * second.sigmoid()
 
 
 class Softmax(Module):
@@ -117,6 +192,21 @@ class LogSoftmax(Softmax):
     """torch.nn.LogSoftmax."""
 
     op = "log_softmax"
+
+
+class Softmin(Softmax):
+    """torch.nn.Softmin: the softmax of -x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return super().forward(-x)
+
+
+class Softmax2d(Softmax):
+    """torch.nn.Softmax2d: over the channels of [N, C, H, W]."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
 
 
 class PReLU(Module):

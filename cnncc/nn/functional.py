@@ -1,155 +1,116 @@
-"""Pooling with indices, unpooling, unfold and fold as functions, under torch.nn.functional's names."""
+"""torch.nn.functional's names for what needs no parameters, on the `Tensor`s of a module's `forward`.
+
+Most are the layer of the same meaning with its arguments: ``avg_pool2d(x, 2)`` is ``AvgPool2d(2)(x)``. Losses are in
+`cnncc.losses`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from cnncc.errors import GraphError
-from cnncc.ir.dims import Dim, product
-from cnncc.nn.conv import Size, spread
+from cnncc.nn import activation, layers, shape
+from cnncc.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
 from cnncc.nn.tensor import Tensor
+from cnncc.nn.windows import (
+    adaptive_max_pool1d as adaptive_max_pool1d,
+)
+from cnncc.nn.windows import (
+    adaptive_max_pool2d as adaptive_max_pool2d,
+)
+from cnncc.nn.windows import (
+    adaptive_max_pool3d as adaptive_max_pool3d,
+)
+from cnncc.nn.windows import (
+    fold as fold,
+)
+from cnncc.nn.windows import (
+    max_pool1d as max_pool1d,
+)
+from cnncc.nn.windows import (
+    max_pool2d as max_pool2d,
+)
+from cnncc.nn.windows import (
+    max_pool3d as max_pool3d,
+)
+from cnncc.nn.windows import (
+    max_unpool1d as max_unpool1d,
+)
+from cnncc.nn.windows import (
+    max_unpool2d as max_unpool2d,
+)
+from cnncc.nn.windows import (
+    max_unpool3d as max_unpool3d,
+)
+from cnncc.nn.windows import (
+    unfold as unfold,
+)
 
 
-def in_channel(indices: Tensor, x: Tensor) -> Tensor:
-    """Indices into the whole of x --> into one channel, as PyTorch counts."""
-    plane = product(x.shape[2:])
-    if not isinstance(plane, int):
-        raise GraphError(f"return_indices needs known sizes, got {plane}; fix the shapes (shapes=...)")
-    return x._op("mod", indices, plane)
+def _of(layer: Any) -> Callable[..., Tensor]:
+    def run(x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        result: Tensor = layer(*arguments, **options)(x)
+        return result
+
+    run.__doc__ = f"The layer `{layer.__name__}`, with its arguments."
+    return run
 
 
-def _max_pool(
-    rank: int,
-    x: Tensor,
-    kernel_size: Size,
-    stride: Size | None,
-    padding: Size,
-    dilation: Size,
-    ceil_mode: bool,
-    return_indices: bool,
-) -> Any:
-    window: dict[str, Any] = {
-        "kernel": spread(kernel_size, rank, "kernel_size"),
-        "strides": spread(kernel_size if stride is None else stride, rank, "stride"),
-        "pads": spread(padding, rank, "padding"),
-        "dilations": spread(dilation, rank, "dilation"),
-        "ceil": ceil_mode,
-    }
-    y = x._op("max_pool", x, **window)
-    return (y, in_channel(x._op("max_pool_indices", x, **window), x)) if return_indices else y
+def _dropout(layer: Any) -> Callable[..., Tensor]:
+    def run(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        result: Tensor = layer(p).train(training)(x)
+        return result
+
+    run.__doc__ = f"The layer `{layer.__name__}` in training mode, or else x; a module gives training=self.training."
+    return run
 
 
-def max_pool1d(x: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
-               ceil_mode: bool = False, return_indices: bool = False) -> Any:  # fmt: skip
-    """The largest element of each window; with return_indices also where it lies in its channel."""
-    return _max_pool(1, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+relu, relu6, sigmoid, tanh = map(_of, (activation.ReLU, activation.ReLU6, activation.Sigmoid, activation.Tanh))
+silu, mish, gelu, elu = map(_of, (activation.SiLU, activation.Mish, activation.GELU, activation.ELU))
+celu, selu, leaky_relu, softsign = map(
+    _of, (activation.CELU, activation.SELU, activation.LeakyReLU, activation.Softsign)
+)
+hardswish, hardsigmoid, hardtanh = map(_of, (activation.Hardswish, activation.Hardsigmoid, activation.Hardtanh))
+softplus, logsigmoid, glu = map(_of, (activation.Softplus, activation.LogSigmoid, activation.GLU))
+softmax, log_softmax, softmin = map(_of, (activation.Softmax, activation.LogSoftmax, activation.Softmin))
+hardshrink, softshrink, tanhshrink, threshold = map(
+    _of, (activation.Hardshrink, activation.Softshrink, activation.Tanhshrink, activation.Threshold)
+)
+avg_pool1d, avg_pool2d, avg_pool3d = map(_of, (layers.AvgPool1d, layers.AvgPool2d, layers.AvgPool3d))
+lp_pool1d, lp_pool2d, lp_pool3d = map(_of, (layers.LPPool1d, layers.LPPool2d, layers.LPPool3d))
+adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = map(
+    _of, (layers.AdaptiveAvgPool1d, layers.AdaptiveAvgPool2d, layers.AdaptiveAvgPool3d)
+)
+interpolate, flatten = _of(shape.Upsample), _of(shape.Flatten)
+pixel_shuffle, pixel_unshuffle, channel_shuffle = map(
+    _of, (shape.PixelShuffle, shape.PixelUnshuffle, shape.ChannelShuffle)
+)
+dropout, dropout1d, dropout2d, dropout3d = map(_dropout, (Dropout, Dropout1d, Dropout2d, Dropout3d))
+alpha_dropout, feature_alpha_dropout = map(_dropout, (AlphaDropout, FeatureAlphaDropout))
 
 
-def max_pool2d(x: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
-               ceil_mode: bool = False, return_indices: bool = False) -> Any:  # fmt: skip
-    """As max_pool1d, with two spatial axes."""
-    return _max_pool(2, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """torch.cat: one after another along an axis."""
+    first = tensors[0]
+    return first._op("concat", *tensors, axis=dim % first.ndim)
 
 
-def max_pool3d(x: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
-               ceil_mode: bool = False, return_indices: bool = False) -> Any:  # fmt: skip
-    """As max_pool1d, with three spatial axes."""
-    return _max_pool(3, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """torch.stack: along a new axis."""
+    return cat([t.unsqueeze(dim) for t in tensors], dim % (tensors[0].ndim + 1))
 
 
-def _adaptive_max_pool(rank: int, x: Tensor, output_size: Size, return_indices: bool) -> Any:
-    size = spread(output_size, rank, "output_size")
-    y = x._op("adaptive_max_pool", x, size=size)
-    return (y, in_channel(x._op("adaptive_max_pool_indices", x, size=size), x)) if return_indices else y
+def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Tensor:
+    """torch.nn.functional.pad: (left, right, top, bottom, ...), the last axis first; constant, reflect, replicate or
+    circular."""
+    kind = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}.get(mode, mode)
+    lead = (0,) * (x.ndim - len(pad) // 2)
+    begin, end = tuple(pad[::2])[::-1], tuple(pad[1::2])[::-1]
+    return x._op("pad", x, pads=(*lead, *begin, *lead, *end), mode=kind, value=float(value))
 
 
-def adaptive_max_pool1d(x: Tensor, output_size: Size, return_indices: bool = False) -> Any:
-    """The largest element of as many windows as `output_size` says; with return_indices also where it lies."""
-    return _adaptive_max_pool(1, x, output_size, return_indices)
-
-
-def adaptive_max_pool2d(x: Tensor, output_size: Size, return_indices: bool = False) -> Any:
-    """As adaptive_max_pool1d, with two spatial axes."""
-    return _adaptive_max_pool(2, x, output_size, return_indices)
-
-
-def adaptive_max_pool3d(x: Tensor, output_size: Size, return_indices: bool = False) -> Any:
-    """As adaptive_max_pool1d, with three spatial axes."""
-    return _adaptive_max_pool(3, x, output_size, return_indices)
-
-
-def _max_unpool(
-    rank: int,
-    x: Tensor,
-    indices: Tensor,
-    kernel_size: Size,
-    stride: Size | None,
-    padding: Size,
-    output_size: Sequence[Dim] | None,
-) -> Tensor:
-    size = () if output_size is None else tuple(output_size)[-rank:]
-    return x._op(
-        "max_unpool",
-        x,
-        indices,
-        kernel=spread(kernel_size, rank, "kernel_size"),
-        strides=spread(kernel_size if stride is None else stride, rank, "stride"),
-        pads=spread(padding, rank, "padding"),
-        size=size,
-    )
-
-
-def max_unpool1d(x: Tensor, indices: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
-                 output_size: Sequence[Dim] | None = None) -> Tensor:  # fmt: skip
-    """x back at the places where max_pool1d found it (its indices), zeros elsewhere."""
-    return _max_unpool(1, x, indices, kernel_size, stride, padding, output_size)
-
-
-def max_unpool2d(x: Tensor, indices: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
-                 output_size: Sequence[Dim] | None = None) -> Tensor:  # fmt: skip
-    """As max_unpool1d, with two spatial axes."""
-    return _max_unpool(2, x, indices, kernel_size, stride, padding, output_size)
-
-
-def max_unpool3d(x: Tensor, indices: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
-                 output_size: Sequence[Dim] | None = None) -> Tensor:  # fmt: skip
-    """As max_unpool1d, with three spatial axes."""
-    return _max_unpool(3, x, indices, kernel_size, stride, padding, output_size)
-
-
-def _window(kernel_size: Size, dilation: Size, padding: Size, stride: Size) -> dict[str, Any]:
-    return {
-        "kernel": spread(kernel_size, 2, "kernel_size"),
-        "dilations": spread(dilation, 2, "dilation"),
-        "pads": spread(padding, 2, "padding"),
-        "strides": spread(stride, 2, "stride"),
-    }
-
-
-def unfold(x: Tensor, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1) -> Tensor:
-    """Windows as columns: [N, C, H, W] --> [N, C kh kw, L], L windows."""
-    columns = x._op("unfold", x, **_window(kernel_size, dilation, padding, stride))
-    n, c, *rest = columns.shape
-    return columns.reshape((n, product((c, *rest[:2])), product(rest[2:])))
-
-
-def fold(
-    x: Tensor, output_size: Size, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1
-) -> Tensor:
-    """Columns added up where they were taken from: [N, C kh kw, L] --> [N, C, *output_size]."""
-    from cnncc.ops.window import Window, canonical, geometry
-
-    size = spread(output_size, 2, "output_size")
-    window = _window(kernel_size, dilation, padding, stride)
-    kernel = window["kernel"]
-    plain = Window(window["strides"], window["pads"], window["dilations"])
-    out = geometry(canonical(plain, size, kernel), kernel).out(size)
-    n, channels, length = x.shape
-    if not isinstance(channels, int) or channels % product(kernel) or product(out) != length:
-        raise GraphError(
-            f"fold: x must be [N, C {product(kernel)}, {product(out)}] "
-            f"for size {size} and kernel {kernel}, got {x.shape}"
-        )
-    columns = x.reshape((n, channels // int(product(kernel)), *kernel, *out))
-    return x._op("fold", columns, size=size, **window)
+def normalize(x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
+    """x divided by the larger of its p-norm along an axis and eps."""
+    size = x._op("abs", x)
+    norm = (size**p).sum(dim, keepdim=True) ** (1 / p) if p != 2 else (x * x).sum(dim, keepdim=True).sqrt()
+    return x / x._op("max", norm, eps)

@@ -1,11 +1,10 @@
-"""Pooling, linear layers and reshaping."""
+"""Pooling and linear layers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from math import prod
 from typing import Any
 
-from cnncc.errors import GraphError
 from cnncc.nn import init
 from cnncc.nn.conv import Size, spread
 from cnncc.nn.functional import in_channel
@@ -177,64 +176,39 @@ class AdaptiveMaxPool3d(_AdaptiveMaxPool):
     rank = 3
 
 
-class Flatten(Module):
-    """torch.nn.Flatten."""
+class _LPPool(Module):
+    """(sum of x^p over the window)^(1/p), without padding."""
 
-    def __init__(self, start_dim: int = 1, end_dim: int = -1):
+    rank = 2
+
+    def __init__(self, norm_type: float, kernel_size: Size, stride: Size | None = None, ceil_mode: bool = False):
         super().__init__()
-        self.start_dim, self.end_dim = start_dim, end_dim
+        self.norm_type = float(norm_type)
+        self.kernel_size = spread(kernel_size, self.rank, "kernel_size")
+        self.stride = spread(kernel_size if stride is None else stride, self.rank, "stride")
+        self.ceil_mode = ceil_mode
 
     def forward(self, x: Tensor) -> Tensor:
-        """Merge the axes from start_dim to end_dim."""
-        return x.flatten(self.start_dim, self.end_dim)
+        """See the class; NaN where an odd order makes the sum negative, as in PyTorch."""
+        p = self.norm_type
+        powers = x * x if p == 2 else x**p
+        mean = x._op("average_pool", powers, kernel=self.kernel_size, strides=self.stride, pads=0, ceil=self.ceil_mode,
+                     count_include_pad=True)  # fmt: skip
+        total = mean * float(prod(self.kernel_size))
+        return total.sqrt() if p == 2 else total ** (1 / p)
 
 
-class Identity(Module):
-    """torch.nn.Identity."""
+class LPPool1d(_LPPool):
+    """torch.nn.LPPool1d."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x."""
-        return x
+    rank = 1
 
 
-class Upsample(Module):
-    """torch.nn.Upsample by `size` or `scale_factor`; modes nearest, linear / bilinear / trilinear."""
-
-    def __init__(
-        self,
-        size: Size | None = None,
-        scale_factor: float | Sequence[float] | None = None,
-        mode: str = "nearest",
-        align_corners: bool | None = None,
-    ):
-        super().__init__()
-        if (size is None) == (scale_factor is None):
-            raise GraphError("Upsample: give either size or scale_factor")
-        self.size, self.scale_factor, self.mode, self.align_corners = size, scale_factor, mode, align_corners
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Resize the spatial axes."""
-        rank = x.ndim - 2
-        if self.size is not None:
-            size = spread(self.size, rank, "size")
-        else:
-            factors = self.scale_factor if isinstance(self.scale_factor, (tuple, list)) else [self.scale_factor] * rank
-            size = tuple(int(d * f) for d, f in zip(x.shape[2:], factors, strict=True))
-        if self.mode == "nearest":
-            return x._op("resize", x, size=size, mode="nearest", coordinates="asymmetric", nearest="floor")
-        coordinates = "align_corners" if self.align_corners else "half_pixel"
-        return x._op("resize", x, size=size, mode="linear", coordinates=coordinates)
+class LPPool2d(_LPPool):
+    """torch.nn.LPPool2d."""
 
 
-class ZeroPad2d(Module):
-    """torch.nn.ZeroPad2d: (left, right, top, bottom) or one number."""
+class LPPool3d(_LPPool):
+    """torch.nn.LPPool3d."""
 
-    def __init__(self, padding: Size):
-        super().__init__()
-        self.padding = spread(padding, 4, "padding")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Zeros around the last two axes."""
-        left, right, top, bottom = self.padding
-        lead = (0,) * (x.ndim - 2)
-        return x._op("pad", x, pads=(*lead, top, left, *lead, bottom, right))
+    rank = 3

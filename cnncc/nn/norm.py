@@ -38,11 +38,13 @@ class _Tracking(_Affine):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        *,
+        bias: bool = True,
     ):
         super().__init__()
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
-        self._set_affine((num_features,), affine, affine)
+        self._set_affine((num_features,), affine, affine and bias)
         if track_running_stats:
             self.register_buffer("running_mean", np.zeros(num_features, np.float32))
             self.register_buffer("running_var", np.ones(num_features, np.float32))
@@ -109,8 +111,10 @@ class _InstanceNorm(_Tracking):
         momentum: float | None = 0.1,
         affine: bool = False,
         track_running_stats: bool = False,
+        *,
+        bias: bool = True,
     ):
-        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise every channel of every sample over space; in evaluation by running statistics, if it has them."""
@@ -142,12 +146,14 @@ class InstanceNorm3d(_InstanceNorm):
 class GroupNorm(_Affine):
     """torch.nn.GroupNorm."""
 
-    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True):
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *, bias: bool = True
+    ):
         super().__init__()
         self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
         if num_channels % num_groups:
             raise GraphError(f"GroupNorm: num_groups must divide num_channels, got {num_groups} and {num_channels}")
-        self._set_affine((num_channels,), affine, affine)
+        self._set_affine((num_channels,), affine, affine and bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise groups of channels."""

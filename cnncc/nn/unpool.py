@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cnncc.ir.dims import Dim
-from cnncc.nn import functional
+from cnncc.nn import windows
 from cnncc.nn.conv import Size, spread
 from cnncc.nn.module import Module
 from cnncc.nn.tensor import Tensor
@@ -22,7 +22,7 @@ class _MaxUnpool(Module):
 
     def forward(self, x: Tensor, indices: Tensor, output_size: Sequence[Dim] | None = None) -> Tensor:
         """x at the indices that the pooling layer gave, zeros elsewhere."""
-        function = (functional.max_unpool1d, functional.max_unpool2d, functional.max_unpool3d)[self.rank - 1]
+        function = (windows.max_unpool1d, windows.max_unpool2d, windows.max_unpool3d)[self.rank - 1]
         return function(x, indices, self.kernel_size, self.stride, self.padding, output_size)
 
     def extra_repr(self) -> str:
@@ -54,7 +54,7 @@ class Unfold(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Windows as columns."""
-        return functional.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
+        return windows.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
@@ -70,7 +70,7 @@ class Fold(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Columns added up where their windows lie."""
-        return functional.fold(x, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride)
+        return windows.fold(x, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride)
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}, kernel_size={self.kernel_size}, stride={self.stride}"

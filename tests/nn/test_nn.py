@@ -70,6 +70,50 @@ LAYERS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "Upsample bilinear": (lambda m: m.Upsample(size=(7, 5), mode="bilinear"), (1, 2, 3, 4)),
     "Upsample corners": (lambda m: m.Upsample(size=(7, 5), mode="bilinear", align_corners=True), (1, 2, 3, 4)),
     "ZeroPad2d": (lambda m: m.ZeroPad2d((1, 2, 0, 3)), (1, 2, 3, 4)),
+    "InstanceNorm1d": (lambda m: m.InstanceNorm1d(4, affine=True), (2, 4, 5)),
+    "InstanceNorm2d tracked": (lambda m: m.InstanceNorm2d(4, track_running_stats=True), (2, 4, 3, 3)),
+    "InstanceNorm3d": (lambda m: m.InstanceNorm3d(2), (2, 2, 3, 3, 2)),
+    "BatchNorm2d plain": (lambda m: m.BatchNorm2d(4, affine=False), (2, 4, 3, 3)),
+    "BatchNorm2d untracked": (lambda m: m.BatchNorm2d(4, track_running_stats=False), (2, 4, 3, 3)),
+    "BatchNorm3d": (lambda m: m.BatchNorm3d(2), (2, 2, 3, 3, 2)),
+    "GroupNorm plain": (lambda m: m.GroupNorm(2, 4, affine=False), (2, 4, 3, 3)),
+    "LayerNorm plain": (lambda m: m.LayerNorm(4, elementwise_affine=False), (2, 3, 4)),
+    "LayerNorm no bias": (lambda m: m.LayerNorm(4, bias=False), (2, 3, 4)),
+    "RMSNorm": (lambda m: m.RMSNorm((3, 4)), (2, 3, 4)),
+    "Dropout2d": (lambda m: m.Dropout2d(0.3), (2, 3, 4, 4)),
+    "AlphaDropout": (lambda m: m.AlphaDropout(0.3), (2, 3)),
+    "Unflatten": (lambda m: m.Unflatten(1, (2, -1)), (2, 6, 4)),
+    "PixelShuffle": (lambda m: m.PixelShuffle(2), (2, 8, 3, 4)),
+    "PixelUnshuffle": (lambda m: m.PixelUnshuffle(2), (2, 3, 4, 6)),
+    "ChannelShuffle": (lambda m: m.ChannelShuffle(2), (2, 6, 3, 4)),
+    "Upsample linear": (lambda m: m.Upsample(scale_factor=2, mode="linear"), (1, 2, 5)),
+    "Upsample trilinear": (lambda m: m.Upsample(scale_factor=2, mode="trilinear"), (1, 2, 3, 2, 4)),
+    "Upsample bicubic": (lambda m: m.Upsample(size=(7, 5), mode="bicubic"), (1, 2, 4, 5)),
+    "Upsample exact": (lambda m: m.Upsample(size=(7, 5), mode="nearest-exact"), (1, 2, 3, 4)),
+    "Upsample fraction": (lambda m: m.Upsample(scale_factor=1.7, mode="bilinear"), (1, 2, 5, 4)),
+    "UpsamplingNearest2d": (lambda m: m.UpsamplingNearest2d(scale_factor=3), (1, 2, 3, 4)),
+    "UpsamplingBilinear2d": (lambda m: m.UpsamplingBilinear2d(size=(5, 6)), (1, 2, 3, 4)),
+    **{
+        f"{kind}Pad{rank}d": (
+            lambda m, k=kind, r=rank: getattr(m, f"{k}Pad{r}d")(
+                (1, 2, 0, 1, 2, 1)[: 2 * r], *((0.5,) if k == "Constant" else ())
+            ),
+            (1, 2, *(4, 5, 3)[:rank]),
+        )
+        for kind in ("Constant", "Zero", "Reflection", "Replication", "Circular")
+        for rank in (1, 2, 3)
+    },
+    "LPPool1d": (lambda m: m.LPPool1d(2, 3), (1, 2, 9)),
+    "LPPool2d": (lambda m: m.LPPool2d(4, 2), (1, 2, 6, 6)),
+    "GLU": (lambda m: m.GLU(1), (2, 6, 3)),
+    "LogSigmoid": (lambda m: m.LogSigmoid(), (2, 7)),
+    "Softplus beta": (lambda m: m.Softplus(2.0, 1.0), (2, 7)),
+    "Tanhshrink": (lambda m: m.Tanhshrink(), (2, 7)),
+    "Hardshrink": (lambda m: m.Hardshrink(), (2, 7)),
+    "Softshrink": (lambda m: m.Softshrink(), (2, 7)),
+    "Threshold": (lambda m: m.Threshold(0.1, 3.0), (2, 7)),
+    "Softmin": (lambda m: m.Softmin(1), (2, 7)),
+    "Softmax2d": (lambda m: m.Softmax2d(), (2, 5, 3, 2)),
     "Sequential": (lambda m: m.Sequential(m.Conv2d(1, 2, 3), m.ReLU(), m.Flatten(), m.Linear(8, 3)), (2, 1, 4, 4)),
 }
 
