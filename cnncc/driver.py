@@ -168,7 +168,7 @@ def plan_graph(
     from cnncc.passes import INFERENCE, TRAINING
     from cnncc.passes.manager import Context, run_passes
     from cnncc.passes.memory import plan_memory
-    from cnncc.passes.state import order_updates
+    from cnncc.passes.state import order_updates, prove_updates
     from cnncc.passes.views import find_views
     from cnncc.report import describe_calls
     from cnncc.targets.lower import kernel_key, kernel_symbol, lower_kernel
@@ -203,6 +203,7 @@ def plan_graph(
         workspaces[node] = extra[symbol]
     start = progress.stage("find workspaces", start)
     plan = plan_memory(laid, workspaces, views)
+    prove_updates(laid, updates, plan)
     progress.stage("plan-memory", start)
     used = {symbols[n] for n in symbols if n not in plan.skipped}
     wanted = {s: sources[s] for s in sources if s in used}

@@ -23,10 +23,15 @@ class _DenseLayer(nn.Module):
 
 def densenet121(width: float, size: tuple[int, ...]) -> nn.Module:
     """Growth 32; blocks 6, 12, 24, 16; each transition halves channels and sides."""
+    return densenet((6, 12, 24, 16), width)
+
+
+def densenet(depths: tuple[int, ...], width: float) -> nn.Module:
+    """DenseNet with bottleneck layers, so many in each block."""
     c = scaled(width)
     channels, growth = c(64), c(32)
     layers: list[nn.Module] = [conv_bn(3, channels, 7, 2), nn.MaxPool2d(3, 2, 1)]
-    for stage, depth in enumerate((6, 12, 24, 16)):
+    for stage, depth in enumerate(depths):
         if stage:
             half = channels // 2
             layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, half, 1, bias=False), nn.AvgPool2d(2)]
