@@ -7,9 +7,9 @@ from typing import Any
 
 from cnncc.nn import init
 from cnncc.nn.conv import Size, spread
-from cnncc.nn.functional import in_channel
 from cnncc.nn.module import Module
 from cnncc.nn.tensor import Tensor
+from cnncc.nn.windows import in_channel
 
 
 class Linear(Module):
