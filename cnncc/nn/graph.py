@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cnncc.errors import GraphError
+from cnncc.ir.batch import free_batch
 from cnncc.ir.dims import Dim, substitute_shape
 from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ir.reshape import bind_attrs
@@ -25,7 +26,8 @@ class GraphModule(Module):
     of the batch and move the running ones by `momentum` towards them (their population variance, as ONNX says), and
     dropout drops; in evaluation the module computes what the graph does.
 
-    output: names of values to end at instead of the graph's outputs; what lies behind them is left out.
+    output: names of values to end at instead of the graph's outputs; what lies behind them is left out. A graph that
+    was exported for one batch size is made one for any.
 
         backbone = nn.GraphModule(cnncc.load_onnx("resnet18.onnx"), output="flatten_output")
         backbone.freeze("*")
@@ -37,7 +39,10 @@ class GraphModule(Module):
     def __init__(self, graph: Graph, output: str | Sequence[str] | None = None, momentum: float = 0.1):
         super().__init__()
         self.momentum = momentum
-        self.graph = graph = _cut(graph, output)
+        graph = _cut(graph, output)
+        if graph.inputs and all(v.type.rank and isinstance(v.type.shape[0], int) for v in graph.inputs):
+            graph = free_batch(graph)
+        self.graph = graph
         self._fixed_statistics: set[Node] = set()
         statistics = {v for n in graph.nodes if n.op == "batch_norm" for v in n.inputs[3:]}
         for value in graph.constants:
@@ -154,8 +159,7 @@ def _sizes(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, Dim]:
         wanted = substitute_shape(value.type.shape, sizes)
         if wanted != tensor.shape:
             text = "x".join(map(str, value.type.shape)), "x".join(map(str, tensor.shape))
-            more = "; load it with a symbolic batch" if wanted[1:] == tensor.shape[1:] else ""
-            raise GraphError(f"{graph.name}: input '{value.name}' must be {text[0]}, got {text[1]}{more}")
+            raise GraphError(f"{graph.name}: input '{value.name}' must be {text[0]}, got {text[1]}")
     return sizes
 
 

@@ -42,10 +42,10 @@ def identity(n: Call) -> Results:
 
 def dropout(n: Call) -> Results:
     """Dropout as in inference: x (which a training step makes random), and a mask of ones."""
-    if n.has(2):
+    if n.has(2) and not n.importer.training:
         ratio = n.known(1) if n.has(1) else np.asarray(0.5)
         if n.numbers(2, "training_mode").any() and (ratio is None or ratio.any()):
-            n.unsupported("training_mode (random); export the model in evaluation mode")
+            n.unsupported("training_mode (random); export the model in evaluation mode, or load it with training=True")
     ratio = n.known(1) if n.has(1) else np.asarray(n.attr_float("ratio", 0.5))
     p = 0.0 if ratio is None else float(ratio.reshape(()))
     y = n.op("dropout", n.value(0), p=p) if p > 0 else n.tensor(0)

@@ -58,6 +58,7 @@ class Importer:
         self.builder = Builder(name)
         self.unnamed = unnamed  # symbols that the importer invented
         self.fixed_later: set[str] = set()  # symbols that are numbers before anything is compiled: all but the batch
+        self.training = False  # training_mode=1 means the form for inference, as the graph is to be trained
         self.functions = Functions(file)
         self.unsupported: list[Unsupported] = []
         self.error: GraphError | None = None

@@ -42,18 +42,24 @@ class ImportResult:
 
 
 def load_onnx(
-    model: ModelSource, shapes: Shapes | None = None, constants: Mapping[str, np.ndarray] | None = None
+    model: ModelSource,
+    shapes: Shapes | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
+    *,
+    training: bool = False,
 ) -> Graph:
     """The graph of an ONNX model: a path, bytes, or an onnx.ModelProto.
 
     shapes: {"input": (1, 3, 224, 224)} fixes symbolic dimensions; None in a shape leaves one symbolic, a string names
-    it. constants: inputs that are known already ({"sizes": array}); they are no inputs of the graph.
+    it. constants: inputs that are known already ({"sizes": array}); they are no inputs of the graph. training: nodes
+    with training_mode=1 (an export for training) are taken in their form for inference: batch norm by its running
+    statistics, no dropout. A `cnncc.train.TrainStep` trains them.
     Values keep their ONNX names, nodes carry theirs as `source`.
     Raises ModelFileError (not an ONNX model, or a damaged one), UnsupportedOperators (all of them at once, with node
     names), GraphError (shapes and types that do not fit).
     """
     file = read_model(model)
-    result = import_model(file, shapes, constants)
+    result = import_model(file, shapes, constants, training)
     if result.unsupported:
         raise UnsupportedOperators(file.label, result.unsupported)
     if result.error is not None:
@@ -63,7 +69,10 @@ def load_onnx(
 
 
 def import_model(
-    file: ModelFile, shapes: Shapes | None = None, constants: Mapping[str, np.ndarray] | None = None
+    file: ModelFile,
+    shapes: Shapes | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
+    training: bool = False,
 ) -> ImportResult:
     """Import a model as far as possible. Raises ModelFileError and errors about inputs only."""
     check_opset(file)
@@ -71,17 +80,18 @@ def import_model(
     while True:  # each round knows one more symbol
         file.taken = 0
         try:
-            return _attempt(file, shapes, constants or {}, symbols)
+            return _attempt(file, shapes, constants or {}, symbols, training)
         except EquateError as found:
             symbols.bound[found.name] = found.dim
 
 
 def _attempt(
-    file: ModelFile, shapes: Shapes | None, constants: Mapping[str, np.ndarray], symbols: Symbols
+    file: ModelFile, shapes: Shapes | None, constants: Mapping[str, np.ndarray], symbols: Symbols, training: bool
 ) -> ImportResult:
     proto = file.proto.graph
     types = input_types(file, {k: v.shape for k, v in constants.items()} | dict(shapes or {}), symbols)
     importer = Importer(file, proto.name or "graph", symbols.unnamed)
+    importer.training = training
     importer.fixed_later = fixed_later(types.values())
     frame = Frame({}, opsets_of(file.proto))
     for name, type_ in types.items():

@@ -23,8 +23,9 @@ def batch_norm(n: Call) -> Results:
     for p in parameters:
         if p.type.rank == 1 and x.type.rank > 1:
             n.equate(x.type.shape[1], p.type.shape[0], "input channels and elements of scale, B, mean and var", True)
-    if not training:
-        return n.op("batch_norm", x, *parameters, eps=n.attr_float("epsilon", 1e-5))
+    if not training or n.importer.training:
+        y = n.op("batch_norm", x, *parameters, eps=n.attr_float("epsilon", 1e-5))
+        return (y, *parameters[2:]) if training else y
     return _batch_norm_of_batch(n, x, *parameters)
 
 
