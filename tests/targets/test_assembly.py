@@ -118,7 +118,7 @@ def test_a_tile_beyond_the_registers_is_seen_to_spill() -> None:
     """What the tests above look for is there where it should be: 28 sums in 16 registers."""
     problem = ConvProblem.parse(CASES[0][1])
     direct = next(a for a in algorithms(AVX2) if a.name == "direct")
-    tile = replace(direct.ALGORITHM.tiles_for(problem, AVX2), pixels=(1, 14))
+    tile = replace(direct.tiles_for(problem, AVX2), pixels=(1, 14))
     loops = products("direct", inner_loops(build(direct, problem, AVX2, tile).assembly), 28)
     assert loops
     assert all(loop.spills for loop in loops)

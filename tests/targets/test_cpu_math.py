@@ -40,7 +40,7 @@ FUNCTIONS: dict[str, tuple[float, Callable[[np.ndarray], np.ndarray]]] = {
     "log1p": (2.5, np.log1p),
     "tanh": (5.5, np.tanh),
     "erf": (5.5, _erf),
-    "sigmoid": (3.0, _sigmoid),
+    "sigmoid": (2.5, _sigmoid),
 }
 POWERS = (0.75, -3.5, 5.0, -2.0, 0.0, 2.0**-10, 100.0)
 
