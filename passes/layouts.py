@@ -18,6 +18,8 @@ from cnncc.passes.manager import Context
 from cnncc.targets.describe import describe
 from cnncc.targets.table import GENERIC, find_algorithm
 
+MOVES = frozenset({"transpose", "flip", "pad"})
+
 
 def lay_out(graph: Graph, context: Context) -> None:
     """Give every kernel the layouts in its attributes, then clear those."""
@@ -43,6 +45,7 @@ def lay_out(graph: Graph, context: Context) -> None:
         arranged = _arranged(graph, value, PLAIN, laid)
         if arranged is not value:
             graph.outputs = [arranged if v is value else v for v in graph.outputs]
+    graph.tidy()  # kernels whose work another does now
 
 
 def _plain_operands(graph: Graph, node: Node, laid: dict[tuple[Value, Layout], Value]) -> None:
@@ -72,13 +75,31 @@ def _transform(graph: Graph, value: Value, layout: Layout) -> Value:
     attrs = ToLayoutAttrs(layout.tag(type_.rank) if layout else "")
     if value.type.lies_as(layout):
         return graph.add_node(Node("to_layout", [value], attrs, [type_], [graph.fresh_name(value.name)])).output
-    body = Graph("body")
-    x = body.add_input("x", value.type)
+    body, operand, x = _moved(graph, value)
     node = body.add_node(Node("to_layout", [x], attrs, [type_], [body.fresh_name("y")]))
     body.add_output(node.output)
-    kernel = kernel_node(graph, body, [value], KernelAttrs(GENERIC), f"layout of {value.name}")
+    kernel = kernel_node(graph, body, [operand], KernelAttrs(GENERIC), f"layout of {value.name}")
     graph.add_node(kernel)
     return kernel.output
+
+
+def _moved(graph: Graph, value: Value) -> tuple[Graph, Value, Value]:
+    """A body that begins with a value; what that is made from, outside and in the body. Where a kernel that only moves
+    elements makes it for this one reader (flipped weights), the body does that as well, and the kernel goes."""
+    node, body = value.node, Graph("body")
+    if (
+        node is None
+        or node.body is None
+        or value in graph.outputs
+        or sum(value.users.values()) != 1
+        or len(node.inputs) != 1
+        or any(n.op not in MOVES for n in node.body.nodes)
+    ):
+        return body, value, body.add_input("x", value.type)
+    body = node.body.copy()
+    (operand,), (inner,) = node.operands(), body.outputs
+    body.outputs, body.output_names = [], []
+    return body, operand, inner
 
 
 def _prepare_weights(graph: Graph, node: Node, context: Context) -> None:

@@ -157,6 +157,10 @@ def _place(graph: Graph, node: Node, owner: dict[Node, Region], context: Context
         reads = sum(sum(v.users.values()) for v in node.outputs)
         if node.op in ALONE or any(n.op in ALONE for n in region.nodes):
             reason = "a concat is a kernel of its own"
+        elif _beside_epilogue(node, region) and not switched_off("residual", context.without):
+            owner[node] = region
+            region.nodes.append(node)
+            return
         elif region.anchor is not None and not _takes_prologue(region.anchor):
             reason = f"{region.anchor.op} takes no prologue"
         elif region.anchor is not None and any(u not in region.readers() for u in node.outputs[0].users):
@@ -172,6 +176,20 @@ def _place(graph: Graph, node: Node, owner: dict[Node, Region], context: Context
             return
         context.decline("propose-kernels", node.where, reason)
     owner[node] = Region(None, [node])
+
+
+def _beside_epilogue(node: Node, region: Region) -> bool:
+    """Whether an operation is elementwise and only read behind the region's anchor, at the elements of its result: the
+    momentum that a weight gradient is added to, the mask that a gradient is selected by."""
+    if region.anchor is None or len(region.anchor.outputs) != 1 or len(region.nodes) > LIMIT:
+        return False
+    result = region.anchor.output.type
+    if not lookup(node.op).elementwise or node.output.type.shape != result.shape:
+        return False
+    if any(v.type.dtype != result.dtype for v in node.operands()):
+        return False
+    before = {region.anchor, *region.prologue}
+    return all(u not in before and u.output.type.shape == result.shape for u in node.outputs[0].users)
 
 
 def make_kernel(graph: Graph, region: Region) -> None:

@@ -104,11 +104,15 @@ def lower_kernel(node: Node, target: Target) -> Lowered:
     algorithm = find_algorithm(target, node.attrs.algorithm)
     if algorithm is None:
         if target.kind == "cpu" and not node.attrs.pitches and not node.attrs.in_place:
+            from cnncc.targets.cpu.pack import pack_weights, packs_weights
             from cnncc.targets.cpu.transposed import changes_blocks, transpose_blocks
 
             if changes_blocks(node.body, target):
                 x, y = func.params
                 return Lowered(transpose_blocks(x, y, node.body, target), (), "elementwise")
+            if packs_weights(node.body, target):
+                x, y = func.params
+                return Lowered(pack_weights(x, y, node.body, target), (), "elementwise")
         return _schedule_generic(func, target, defined.c)
     schedule = s_tir.Schedule(IRModule({"main": func}))
     algorithm.schedule(schedule, describe_kernel(node), defined.tile, target)

@@ -290,32 +290,34 @@ class _Kernel:
         per_in = p.ic // p.groups
         length = self.outer * self.inner
         whole = self.kind != "blocked" or per_in % t.block == 0
-        row = code.local("row", length)
-        with code.loop(t.outs, "m") as m, code.loop(t.block, "lane") as lane, code.loop(t.ins, "c") as c:
-            made = code.named((first + m) * i64(t.block) + lane, "made")
+        rows = code.local("rows", t.block, length)
 
-            def write() -> None:
-                with code.loop(self.outer, "k") as k, code.loop(self.inner, "i") as i:
-                    code.store(row, sums[m, c, k, i, lane], self._position(k, i, taps))
-                begin = code.named((other + c) * i64(t.block), "begin") if self.kind == "blocked" else i64(0)
+        def write(c: Any, lane: Any, made: Any) -> None:
+            begin = code.named((other + c) * i64(t.block), "begin") if self.kind == "blocked" else i64(0)
 
-                def put(j: Any, let: Any = None) -> None:
-                    index = (made, begin + j // i64(taps), *_split(j % i64(taps), self.given.kernel))
-                    code.store(self.out, finish(row[j], index), *index)
+            def put(j: Any) -> None:
+                index = (made, begin + j // i64(taps), *_split(j % i64(taps), self.given.kernel))
+                code.store(self.out, finish(rows[lane, j], index), *index)
 
-                if whole and length % t.lanes == 0:
-                    with code.loop(length // t.lanes, "j") as j:
-                        code.vector(t.lanes, lambda let, v: put(j * i64(t.lanes) + v))
-                else:
-                    count = length if whole else tirx.min(i64(t.block), i64(per_in) - begin) * i64(taps)
-                    with code.loop(count, "j") as j:
-                        put(j)
-
-            if p.oc % t.block:
-                with code.when(made < i64(p.oc)):
-                    write()
+            if whole and length % t.lanes == 0:
+                with code.loop(length // t.lanes, "j") as j:
+                    code.vector(t.lanes, lambda let, v: put(j * i64(t.lanes) + v))
             else:
-                write()
+                count = length if whole else tirx.min(i64(t.block), i64(per_in) - begin) * i64(taps)
+                with code.loop(count, "j") as j:
+                    put(j)
+
+        with code.loop(t.outs, "m") as m, code.loop(t.ins, "c") as c:
+            # All rows are turned before one is read: a vector waits long for elements that were only just stored.
+            with code.loop(self.outer, "k") as k, code.loop(self.inner, "i") as i, code.loop(t.block, "lane") as lane:
+                code.store(rows, sums[m, c, k, i, lane], lane, self._position(k, i, taps))
+            with code.loop(t.block, "lane") as lane:
+                made = code.named((first + m) * i64(t.block) + lane, "made")
+                if p.oc % t.block:
+                    with code.when(made < i64(p.oc)):
+                        write(c, lane, made)
+                else:
+                    write(c, lane, made)
 
     def _position(self, k: Any, i: Any, taps: int) -> Any:
         """Where a sum (outer, inner) stands in a row of weights [channel, *taps]."""

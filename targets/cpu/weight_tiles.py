@@ -182,11 +182,11 @@ def scratch_of(p: ConvProblem, kind: Kind, images: int, lines: int, b: int) -> i
 
 
 def scratch(kind: Kind, p: ConvProblem, target: Target, tile: DwTile) -> int:
-    """Bytes of stack: sums, padded input, a row of results."""
+    """Bytes of stack: sums, padded input, rows of results."""
     p = planes(p)
     outer, inner = terms(p, kind, tile.block)
     sums = 4 * tile.outs * tile.ins * outer * inner * tile.block
-    return sums + scratch_of(p, kind, tile.images, tile.lines, tile.block) + 4 * outer * inner
+    return sums + scratch_of(p, kind, tile.images, tile.lines, tile.block) + 4 * outer * inner * tile.block
 
 
 def cost(kind: Kind, p: ConvProblem, target: Target, tile: DwTile) -> Cost:

@@ -9,8 +9,8 @@ import pytest
 
 import cnncc
 from cnncc.interpret import interpret
-from cnncc.ir.graph import Graph
-from cnncc.ir.kernel import anchor
+from cnncc.ir.graph import Graph, Node, Value
+from cnncc.ir.kernel import anchor, feeding
 from cnncc.ops.registry import lookup
 from cnncc.passes import PASSES, Context, run_passes
 from cnncc.passes.regions import LIMIT, TAKES_PROLOGUE, VIEWS
@@ -57,6 +57,10 @@ def test_every_operation_is_in_one_kernel(seed):
         assert np.array_equal(results[name], array)  # the same operations on the same arrays
 
 
+def feeding_all(node: Node) -> set[Value]:
+    return {v for operand in node.operands() for v in feeding(operand)}
+
+
 def check_kernel(body: Graph) -> None:
     heavy = [n for n in body.nodes if not lookup(n.op).fusible]
     assert len(heavy) <= 1
@@ -65,8 +69,8 @@ def check_kernel(body: Graph) -> None:
         assert len(body.nodes) <= LIMIT
         return
     position = body.nodes.index(root)
-    if position:
-        assert root.op.startswith(TAKES_PROLOGUE)
+    before = body.nodes[:position]  # a prologue, or what is read behind the anchor only
+    assert root.op.startswith(TAKES_PROLOGUE) or not feeding_all(root) & {v for n in before for v in n.outputs}
     behind = body.nodes[position + 1 :]
     assert all(lookup(n.op).elementwise for n in behind)
     assert all(v.type.shape == root.outputs[0].type.shape for n in behind for v in n.outputs)
@@ -78,6 +82,18 @@ def test_an_epilogue_ends_where_paths_meet():
         + line("a", "add(%m, %z)") + line("r", "relu(%a)") + "  return %r"
     )  # fmt: skip
     assert kernels == ["conv+sigmoid+mul+add+relu"]
+
+
+def test_what_is_read_behind_an_anchor_alone_is_computed_there():
+    """Momentum beside a weight gradient, the mask of a ReLU beside a data gradient."""
+    kernels, _ = propose(
+        line("h", "mul(%z, %z)") + line("c", "conv(%x, %w, pads=1)") + line("a", "add(%c, %h)") + "  return %a"
+    )  # fmt: skip
+    assert kernels == ["mul+conv+add"]
+    kernels, _ = propose(
+        line("h", "mul(%z, %z)") + line("c", "conv(%h, %w, pads=1)") + line("a", "add(%c, %h)") + "  return %a"
+    )  # fmt: skip
+    assert kernels == ["mul", "conv+add"]
 
 
 def test_the_latest_anchor_takes_a_shared_epilogue():
