@@ -24,6 +24,7 @@ from cnncc.targets.cpu.tiling import (
     PER_LOOP,
     PER_TASK,
     PER_TILE,
+    STREAMED,
     ceil_div,
     divisors,
     memory_seconds,
@@ -116,7 +117,8 @@ def cost(problem: MatmulProblem, target: Target, tile: DenseTile) -> Cost:
     unit = target.lanes() * 2 / (target.gflops_per_core * 1e9)
     if tiles > 1:  # each of them reads the chunk again, from where it stays meanwhile
         near = FROM_L2 if read <= target.l2 // 2 else FROM_L3
-        rate = near if read <= target.l3 // 2 else min(near, read * unit / memory_seconds(target, read))
+        far = STREAMED * read * unit / memory_seconds(target, read)
+        rate = near if read <= target.l3 // 2 else min(near, far)
         work = max(work, read / rate) + (EXPOSED * read if near == FROM_L3 else 0.0)
     tasks = tiles * panels // tile.chunk
     rounds = ceil_div(tasks, target.threads) if tile.parallel else tasks

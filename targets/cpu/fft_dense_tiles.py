@@ -21,12 +21,14 @@ from cnncc.targets.cpu.fft_tiles import (
     scratch,
     unserved,
 )
-from cnncc.targets.cpu.tiling import FORK_SECONDS, IN_CACHE, divisors, step_time
+from cnncc.targets.cpu.tiling import FORK_SECONDS, IN_CACHE, STREAMED, divisors, step_time
 from cnncc.targets.cpu.variety import least, varied
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
 GROWTH = 12  # times the weights that their spectra may be
+HIDDEN = 0.2  # of the products' time, in which spectra arrive
+CODE = 20e-6  # seconds in which the straight-line code of the transforms arrives
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,10 @@ def cost(p: ConvProblem, target: Target, tile: FftDenseTile) -> Cost:
     held = between * min(1.0, tile.tiles / total)
     again = (chunks - 1) * spectra / (memory if spectra > target.l3 // 2 else IN_CACHE * memory)
     pixels = float(ITEMSIZE * p.batch * tile.block * (ib * math.prod(p.size) + ob * math.prod(p.out)))
-    moved = spectra / memory + again + between / (memory if held > target.l3 else IN_CACHE * memory)
+    spectral = max(spectra / memory - HIDDEN * products * slot, spectra / (STREAMED * memory))
+    moved = spectral + again + between / (memory if held > target.l3 else IN_CACHE * memory)
     seconds = (MARGIN * transforms + products) * slot + moved + pixels / (IN_CACHE * memory)
-    return Cost(seconds + 3 * chunks * FORK_SECONDS * tile.parallel, 2.0 * p.macs, spectra + between + pixels)
+    return Cost(CODE + seconds + 3 * chunks * FORK_SECONDS * tile.parallel, 2.0 * p.macs, spectra + between + pixels)
 
 
 @lru_cache(maxsize=4096)

@@ -29,6 +29,7 @@ FROM_L2, FROM_L3 = 24.0, 8.0  # bytes of weights that arrive in a multiply-add's
 EXPOSED = 0.02  # multiply-adds that a byte from the third-level cache costs although it is fetched ahead
 KINDS = 10  # register tiles among the candidates
 ONE_CORE = 0.6  # of the machine's memory bandwidth that one of several cores can use
+STREAMED = 1.5  # times faster are weights, read in order and never written
 IN_CACHE = 3.0  # times faster than memory is the third-level cache
 PER_TASK = 300.0  # of starting a task
 FORK_SECONDS = 1.5e-6  # of a kernel that the threads share: they wait for the last

@@ -10,7 +10,7 @@ from math import prod
 
 from cnncc.ops.winograd_matrices import axes, side
 from cnncc.targets.algorithm import Cost
-from cnncc.targets.cpu.tiling import FORK_SECONDS, divisors, registers
+from cnncc.targets.cpu.tiling import FORK_SECONDS, IN_CACHE, STREAMED, divisors, registers
 from cnncc.targets.cpu.variety import least, varied
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
@@ -142,10 +142,10 @@ def cost(p: ConvProblem, target: Target, tile: WinogradTile) -> Cost:
     activations = p.batch * ITEMSIZE * tile.block * (-(-p.ic // tile.block) * prod(p.size) + ob * prod(written))
     mine = weights * tile.share // ob
     resident = mine + scratch(p, target, tile) <= target.l2
-    far = memory if mine * target.threads > target.l3 // 2 else 3 * memory
+    far = memory * (STREAMED if mine * target.threads > target.l3 // 2 else IN_CACHE)
     again = 0.0 if resident else max(0.0, turns * mine - weights / target.threads) / far
-    near = activations / (memory if activations > target.l3 // 2 else 3 * memory)
-    moved = weights / memory + again + near
+    near = activations / (memory if activations > target.l3 // 2 else IN_CACHE * memory)
+    moved = weights / (STREAMED * memory) + again + near
     seconds = max(compute, moved) + 0.2 * min(compute, moved) + (FORK_SECONDS if target.threads > 1 else 0.0)
     return Cost(seconds, flops=2.0 * steps * step * tasks * target.lanes(), bytes=float(weights + activations))
 
@@ -210,20 +210,25 @@ def _step(p: ConvProblem, target: Target, tile: WinogradTile) -> float:
 
 def _forward_slots(y: Axis, x: Axis) -> float:
     """Vector operations, loads and stores of one tile's input transform and of its share of the padded copy."""
-    rows = 0.0 if y.plain else x.m * _one(y) + 2 * y.alpha * x.m
-    columns = 0.0 if x.plain else y.alpha * _one(x) + 2 * y.alpha * x.alpha
+    rows = 0.0 if y.plain else x.m * _forward(y) + 2 * y.alpha * x.m
+    columns = 0.0 if x.plain else y.alpha * _forward(x) + 2 * y.alpha * x.alpha
     return rows + columns + 4 * y.m * x.m
 
 
 def _back_slots(y: Axis, x: Axis) -> float:
     """The same of its output transform; half of it hides behind the products."""
-    up = 0.0 if y.plain else x.alpha * _one(y) + 2 * x.alpha * y.m
-    along = 0.0 if x.plain else y.m * _one(x) + 2 * y.m * x.m
+    up = 0.0 if y.plain else x.alpha * _back(y) + 2 * x.alpha * y.m
+    along = 0.0 if x.plain else y.m * _back(x) + 2 * y.m * x.m
     return 0.5 * (up + along + 2 * y.alpha * x.alpha + 2 * y.m * x.m)
 
 
-def _one(axis: Axis) -> float:
-    """Operations that transform a row of alpha values."""
+def _forward(axis: Axis) -> float:
+    """Operations that transform a row of alpha inputs, whatever the taps."""
+    return (axis.alpha - 2) * axis.alpha / 2
+
+
+def _back(axis: Axis) -> float:
+    """Operations that make m outputs from a row of alpha sums."""
     return axis.m * axis.alpha / 2
 
 
