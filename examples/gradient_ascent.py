@@ -16,18 +16,17 @@ import numpy as np
 import cnncc
 
 MODEL = Path(cnncc.__file__).parent / "demo" / "digits.onnx"
-PENALTY = 0.02  # of the squared pixels: without it they grow and grow
 
 
-def score_and_gradient(place: str, channel: int) -> cnncc.Executable:
-    """The mean of a channel of a value of the network less a penalty, and its gradient for x [1, 1, 8, 8]."""
+def score_and_gradient(place: str, channel: int, penalty: float) -> cnncc.Executable:
+    """The mean of a channel inside the network less a penalty of the squared pixels, and its gradient for x."""
     graph = cnncc.load_onnx(MODEL, {"x": (1, 1, 8, 8)})
     (image,) = graph.inputs
     value = graph.outputs[0] if place == "logits" else next(n.output for n in graph.nodes if n.source == place)
     b = cnncc.Builder(graph)
     chosen = b.reduce_mean(b.slice(value, starts=(channel,), ends=(channel + 1,), axes=(1,)), keepdims=False)
     size = b.reduce_sum(b.square(image), keepdims=False)
-    graph.outputs, graph.output_names = [b.sub(chosen, b.mul(size, PENALTY))], ["score"]
+    graph.outputs, graph.output_names = [b.sub(chosen, b.mul(size, penalty))], ["score"]
     return cnncc.compile(cnncc.value_and_grad(b.finish(), wrt=["x"], of="score"), threads=1)
 
 
@@ -51,15 +50,15 @@ def show(image: np.ndarray) -> None:
 
 def main(steps: int = 60) -> tuple[float, float]:
     """Print what was found; return the probabilities of class 3 of the grey image and of the one found."""
-    image, _, _ = ascend(score_and_gradient("logits", 3), steps)
+    image, _, _ = ascend(score_and_gradient("logits", 3, 0.02), steps)
     network = cnncc.compile(MODEL, threads=1)
     logits = network(np.concatenate([np.full_like(image, 0.5), image]))
     exp = np.exp(logits - logits.max(axis=1, keepdims=True))
     before, after = (exp / exp.sum(axis=1, keepdims=True))[:, 3]
     print(f"class 3: probability {before:.4f} of the grey image, {after:.4f} of this one:")
     show(image)
-    image, first, last = ascend(score_and_gradient("features.3", 5), steps)
-    print(f"filter 5 of the second convolution: score {first:.3f} at first, {last:.3f} at last:")
+    image, first, last = ascend(score_and_gradient("features.3", 20, 0.0), steps)
+    print(f"filter 20 of the second convolution: score {first:.3f} at first, {last:.3f} at last:")
     show(image)
     return float(before), float(after)
 

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from cnncc import nn, optim
-from cnncc.nn import functional as F
+from cnncc.nn.functional import cat
 from cnncc.train import Flip, TrainStep, fit
 
 SIZE, NAMES = 32, ("ground", "disc", "square", "triangle")
@@ -56,8 +56,8 @@ class UNet(nn.Module):
         """x [N, 1, H, W] --> logits [N, 4, H, W]."""
         a = self.down1(x)
         b = self.down2(self.pool(a))
-        b = self.join2(F.cat((self.up2(self.low(self.pool(b))), b), 1))
-        return self.head(self.join1(F.cat((self.up1(b), a), 1)))
+        b = self.join2(cat((self.up2(self.low(self.pool(b))), b), 1))
+        return self.head(self.join1(cat((self.up1(b), a), 1)))
 
 
 def main(epochs: int = 12, count: int = 600) -> list[float]:

@@ -36,20 +36,17 @@ class Picture(nn.Module):
     def __init__(self, start: np.ndarray):
         super().__init__()
         self.pixels = nn.Parameter(start.copy())
-        self.layers = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, k, 5, padding=2, bias=False), nn.ReLU())
-            for c, k in ((3, 32), (32, 32), (32, 32))
-        ).requires_grad_(False)
+        self.layers = nn.ModuleList(nn.Conv2d(c, 32, 5, padding=2, bias=False) for c in (3, 32, 32))
+        self.layers.requires_grad_(False)
         for k, layer in enumerate(self.layers):
-            fan_in = (3, 32, 32)[k] * 25
-            shape = layer[0].weight.shape
-            layer[0].weight.data = np.random.default_rng(k).normal(0, (2 / fan_in) ** 0.5, shape).astype(np.float32)
+            w = layer.weight
+            w.data = np.random.default_rng(k).normal(0, (2 / w.data[0].size) ** 0.5, w.shape).astype(np.float32)
 
     def forward(self, x: nn.Tensor) -> tuple[nn.Tensor, ...]:
         """x [N, 3, H, W] is added to the pixels: zeros, or a picture where those are zeros."""
         y, grams = x + x.trace.value(self.pixels), []
         for layer in self.layers:
-            y = layer(y)
+            y = layer(y).relu()
             flat = y.flatten(2)
             grams.append(flat @ flat.transpose(1, 2) * (1 / SIZE**2))
         return (y, *grams)
@@ -76,9 +73,7 @@ def main(steps: int = 200, folder: str = "") -> tuple[float, float]:
     drawn = step.state_dict()["pixels"].clip(0, 1)
     now = look.predict(drawn)
     first, last = (sum(float(((a - b) ** 2).mean()) for a, b in zip(g, manner, strict=True)) for g in (plain, now[1:]))
-    print(
-        f"distance to the style {first:.4f} --> {last:.4f}; to the content {float(((now[0] - wanted) ** 2).mean()):.4f}"
-    )
+    print(f"distance to the style {first:.4f} --> {last:.4f}")
     if folder:
         from matplotlib import image
 
