@@ -22,6 +22,7 @@ import numpy as np
 from cnncc.errors import NonFiniteError
 from cnncc.interpret import evaluate_each
 from cnncc.ir.graph import Graph, Node, Value
+from cnncc.train.graphs import LOSS, NEW
 
 if TYPE_CHECKING:
     from cnncc.train.step import TrainStep
@@ -91,14 +92,12 @@ class Watch:
 
     def explain(self) -> None:
         """Do the steps since the copy again, up to the one that went wrong, and raise NonFiniteError about it."""
-        executable = self.step.executable
-        assert executable is not None
         self.step.load_state_dict(self._state)
         for done in self._done:
             before = self.step.state_dict()
-            result = executable.run(done.feeds)
+            result = self.step.run(done.feeds)
             after = _bad_names(self.step.state_dict())
-            bad = [n for n, v in result.items() if not np.isfinite(v)]
+            bad = [n for n, v in result.items() if not math.isfinite(v)]
             if bad or after:
                 self.step.load_state_dict(before)
                 raise NonFiniteError(_message(self.step, done, before, bad, after))
@@ -107,22 +106,38 @@ class Watch:
         )
 
 
-def find_origins(graph: Graph, feeds: Mapping[str, np.ndarray]) -> list[Origin]:
-    """The operations of a step's graph that make values that are not finite from operands that are, in order."""
-    before = _forward(graph)
+def _find(step: TrainStep, done: _Done, before: Mapping[str, np.ndarray]) -> list[Origin]:
+    assert step.graph is not None
+    arrays = {**before, **done.feeds}
+    found, results = find_origins(step.graph, arrays)
+    if found or step.update_graph is None:
+        return found
+    state = {n.removesuffix(NEW): a for n, a in results.items() if n.endswith(NEW)}
+    return find_origins(step.update_graph, {**arrays, **state})[0]
+
+
+def find_origins(graph: Graph, feeds: Mapping[str, np.ndarray]) -> tuple[list[Origin], dict[str, np.ndarray]]:
+    """The first operations of a step's graph that make values that are not finite from operands that are.
+
+    Also the outputs by name, as far as it was run: it ends with the last of those operations.
+    """
+    before, wanted = _forward(graph), set(graph.outputs)
     found = []
     bad: set[Value] = set()
     arrays = {v: feeds[v.name] for v in graph.inputs}
     bad.update(v for v, a in arrays.items() if not _finite(a))
     bad.update(v for v in graph.constants if v.data is not None and not _finite(v.data))
+    outputs: dict[Value, np.ndarray] = {}
     for node, results in evaluate_each(graph, arrays):
+        outputs.update((v, a) for v, a in zip(node.outputs, results, strict=True) if v in wanted)
         broken = [(v, a) for v, a in zip(node.outputs, results, strict=True) if not _finite(a)]
         if broken and not any(v in bad for v in node.operands()):
             found.append(_origin(node, broken[0][1], before))
             if len(found) == SHOWN:
                 break
         bad.update(v for v, _ in broken)
-    return found
+    named = zip(graph.outputs, graph.output_names, strict=True)
+    return found, {name: outputs[v] for v, name in named if v in outputs}
 
 
 def _origin(node: Node, array: np.ndarray, before: set[Node]) -> Origin:
@@ -134,7 +149,7 @@ def _origin(node: Node, array: np.ndarray, before: set[Node]) -> Origin:
 
 def _forward(graph: Graph) -> set[Node]:
     """The nodes that the loss depends on."""
-    wanted = {graph.outputs[graph.output_names.index("loss")]}
+    wanted = {v for v, name in zip(graph.outputs, graph.output_names, strict=True) if name == LOSS}
     nodes = set()
     for node in reversed(graph.nodes):
         if wanted & set(node.outputs):
@@ -161,8 +176,7 @@ def _message(
     for name, array in (*done.feeds.items(), *before.items()):
         if not _finite(array):
             lines.append(f"{name} already held values that are not finite before the step")
-    assert step.graph is not None
-    origins = find_origins(step.graph, {**before, **done.feeds})
+    origins = _find(step, done, before)
     if origins:
         lines.append(f"first made by {origins[0]}")
         lines += [f"then by {origin}" for origin in origins[1:]]

@@ -32,7 +32,7 @@ from cnncc.train.graphs import (
     training_graph,
 )
 from cnncc.train.metrics import Metric, find_metrics
-from cnncc.train.update import BATCHES, Update
+from cnncc.train.update import BATCHES, HYPER, Update
 
 if TYPE_CHECKING:
     from cnncc.runtime.executable import Executable
@@ -89,10 +89,16 @@ class TrainStep:
         """One update on a batch: x [N, ...], y [N, ...] (labels for cross_entropy). Raises GraphError where shapes
         differ from the first batch's in more than N."""
         self.prepare(x, y)
-        assert self._executable is not None
-        results = self._executable.run(self.feeds(x, y))
-        if self._second is not None and self._executable.state[BATCHES] >= self._update.accumulate:
-            results.update(self._second.run(self._update.hyperparameters()))
+        return self.run(self.feeds(x, y))
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """A step on what `feeds` gave. Equal feeds on equal state give equal bits."""
+        assert self._executable is not None, "call prepare first"
+        if self._second is None:
+            return _scalars(self._executable.run(feeds))
+        results = self._executable.run({name: array for name, array in feeds.items() if name != HYPER})
+        if self._executable.state[BATCHES] >= self._update.accumulate:
+            results.update(self._second.run({HYPER: feeds[HYPER]}))
         return _scalars(results)
 
     def prepare(self, x: Any, y: Any = None) -> None:
@@ -103,10 +109,11 @@ class TrainStep:
             self._compile()
 
     def feeds(self, x: Any, y: Any = None) -> dict[str, np.ndarray]:
-        """The inputs of the step's graph that are not state, by name, with the hyperparameters as they are now."""
+        """The inputs of the step's graphs that are not state, by name, with the hyperparameters as they are now."""
         assert self._made is not None, "call prepare first"
         batch = self._batch(x, y)
-        return {**self._named(self._made, batch), **self._update.feeds(len(batch.inputs[0]))}
+        more = self._update.feeds(len(batch.inputs[0]))
+        return {**self._named(self._made, batch), **more, **self._update.hyperparameters()}
 
     def evaluate(self, x: Any, y: Any = None) -> dict[str, float]:
         """Loss and metrics of a batch in evaluation mode, with the present parameters; updates nothing."""
@@ -135,6 +142,11 @@ class TrainStep:
     def graph(self) -> Graph | None:
         """The whole step as it was compiled, before any pass; None before."""
         return None if self._made is None else self._made.graph
+
+    @property
+    def update_graph(self) -> Graph | None:
+        """Where gradients are accumulated: the update that follows some of the steps. Else it is part of `graph`."""
+        return None if self._made is None or self._made.second is None else self._made.second.graph
 
     @property
     def executable(self) -> Executable | None:

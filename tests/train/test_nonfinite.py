@@ -42,9 +42,9 @@ def batches(bad: int):
 
 
 def run(net, data, lr=0.01, loss="cross_entropy", **options):
-    step = TrainStep(net, loss, optim.SGD(lr=lr, momentum=0.9), threads=1)
+    step = TrainStep(net, loss, optim.SGD(lr=lr, momentum=0.9), threads=1, **options)
     try:
-        fit(step, data, epochs=1, **options)
+        fit(step, data, epochs=1)
     except NonFiniteError as error:
         return step, str(error)
     raise AssertionError("nothing was found")
@@ -92,6 +92,24 @@ def test_an_update_that_overflows_is_named():
     step, message = run(network(), list(batches(-1)), 3e38, steep)
     assert "update: " in message
     assert step.optimizer.lr == 3e38
+
+
+@pytest.mark.parametrize("copied", [64, 4])
+def test_steps_that_accumulate_are_repeated(copied, monkeypatch):
+    monkeypatch.setattr(nonfinite, "STEPS", copied)
+    _, message = run(network(Logarithm()), list(batches(7)), accumulate=3)
+    assert message.startswith("step 8 (epoch 1): the loss is not finite")
+    assert "first made by layer '3' (log), forward: " in message
+
+
+def test_an_update_of_accumulated_gradients_is_named():
+    def steep(b, output, y):
+        return b.mul(find_loss("cross_entropy")(b, output, y), 1e4)
+
+    step, message = run(network(), list(batches(-1)), 3e38, steep, accumulate=3)
+    assert message.startswith("step 3 (epoch 1): the loss is finite, ")
+    assert "update: " in message
+    assert step.state_dict()["accumulated.batches"] == 2
 
 
 def test_growing_weights_are_noticed_at_the_end_of_the_epoch():
