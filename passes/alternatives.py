@@ -11,6 +11,7 @@ from cnncc.ir.kernel import anchor, feeding
 from cnncc.ir.layout import PLAIN, Layout, channels
 from cnncc.ir.types import Type
 from cnncc.ops.registry import lookup
+from cnncc.passes.channels_last import layouts_beside_transposes
 from cnncc.passes.manager import Context
 from cnncc.targets.describe import describe, family
 from cnncc.targets.problem import HINT
@@ -149,6 +150,8 @@ def _generic(body: Graph, target: Target) -> Iterable[Alternative]:
     yield Alternative(name, plain_in, plain_out, seconds)
     if target.kind != "cpu":
         return
+    if root is None and (turned := layouts_beside_transposes(body, target.block)) is not None:
+        yield Alternative(name, *turned, seconds)
     blocked = channels(target.block)
     if (count := _ragged(body, target.block)) > 0:
         operands = tuple(blocked if v.type.rank > 2 and v.type.shape[1] == count else PLAIN for v in body.inputs)
