@@ -40,6 +40,12 @@ class Autoencoder(nn.Module):
         return self.decoder(self.grow(self.encoder(x)).reshape(-1, 64, 2, 2))
 
 
+def pairs() -> tuple[np.ndarray, np.ndarray]:
+    """Training images, and what is to come out for them: the same."""
+    images = load_digits()[0]
+    return images, images
+
+
 def principal_components(train: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Test images from their coordinates along the directions of most variance of the training images."""
     mean = train.mean(axis=0)
@@ -54,7 +60,7 @@ def main(epochs: int = 30) -> tuple[float, float]:
     nn.manual_seed(0)
     optimizer = optim.Adam(lr=3e-3)
     step = TrainStep(Autoencoder(), "mse", optimizer)
-    fit(step, (images, images), epochs=epochs, schedule=CosineAnnealingLR(optimizer, epochs))
+    fit(step, pairs(), epochs=epochs, schedule=CosineAnnealingLR(optimizer, epochs))
     drawn, linear = step.predict(tests), principal_components(images, tests)
     errors = float(((drawn - tests) ** 2).mean()), float(((linear - tests) ** 2).mean())
     print(f"mean squared error: autoencoder {errors[0]:.4f}, principal components {errors[1]:.4f}")

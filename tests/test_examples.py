@@ -78,6 +78,7 @@ def test_configurations_run(path, tmp_path):
     shutil.copytree(path.parent, tmp_path / "examples")
     config = read_config(tmp_path / "examples" / path.name)
     outcome = run_config(config, epochs=1, progress="none")
-    assert outcome.test["accuracy"] > 0.3
+    assert outcome.history.last["val_loss"] < 2.5
     assert outcome.output is not None
     assert outcome.output.exists()
+    assert f"cnncc train examples/{path.name}" in path.read_text()

@@ -26,7 +26,13 @@ def command(config: Path, epochs: int | None, resume: bool, quiet: bool, as_json
     out = console()
     checked = read_config(need_file(config))
     style = "none" if as_json or quiet else "bar" if out.is_terminal else "lines"
-    outcome = run_config(checked, epochs, resume, style)
+    try:
+        outcome = run_config(checked, epochs, resume, style)
+    except KeyboardInterrupt:
+        saved = checked.file("checkpoint")
+        if saved is not None and saved.exists():
+            click.echo(f"--resume goes on from {saved}", err=True)
+        raise
     if as_json:
         print_json(
             outcome.history.to_dict()

@@ -20,6 +20,7 @@ from cnncc.train import augment
 from cnncc.train.config import Config
 from cnncc.train.data import Arrays, as_data
 from cnncc.train.evaluate import evaluate
+from cnncc.train.files import check_folder
 from cnncc.train.fit import as_step, fit
 from cnncc.train.folders import ImageFolder
 from cnncc.train.history import History
@@ -44,6 +45,8 @@ def run_config(config: Config, epochs: int | None = None, resume: bool = False, 
     output = config.file("output")
     if output is not None and output.suffix != ".onnx":
         raise config.fail("output", f"must end with .onnx, got {output.name}")
+    if output is not None:
+        check_folder(output)
     nn.manual_seed(values["seed"])
     data = _source(config, "train")
     step = as_step(_model(config), _loss(config), _optimizer(config), values["target"], values["threads"])

@@ -31,6 +31,12 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             beside.unlink(missing_ok=True)
 
 
+def check_folder(path: Path) -> None:
+    """Raises ModelFileError where a file could not be written for want of its folder: to be asked before training."""
+    if not path.parent.is_dir():
+        raise ModelFileError(f"{path}: cannot be written, there is no folder {path.parent}")
+
+
 def _sync_folder(folder: Path) -> None:
     """The new name itself must reach the disk too."""
     handle = os.open(folder, os.O_RDONLY)

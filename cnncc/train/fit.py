@@ -15,6 +15,7 @@ from cnncc.optim import Optimizer
 from cnncc.train.augment import Transform
 from cnncc.train.data import Arrays, as_data
 from cnncc.train.evaluate import ArrayMetric
+from cnncc.train.files import check_folder
 from cnncc.train.history import History
 from cnncc.train.loop import Plan, Run
 from cnncc.train.progress import Reporter, Style, find_reporter
@@ -79,6 +80,9 @@ def fit(
         from cnncc.bench.plot import check_plot
 
         check_plot(Path(plot))
+    for path in (checkpoint, log, plot):
+        if path is not None:
+            check_folder(Path(path))
     if epochs < 1:
         raise GraphError(f"epochs must be at least 1, got {epochs}")
     if isinstance(early_stopping, int):

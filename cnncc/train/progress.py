@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from cnncc.errors import GraphError
 from cnncc.train.history import Epoch
 
+INTERVAL = 0.1  # seconds between two changes of a bar
 Style = Literal["auto", "bar", "lines", "none"]
 
 
@@ -93,7 +94,7 @@ class Bar(Silent):
     def batch(self, epoch: int, position: int, means: dict[str, float], speed: float) -> None:
         """See Reporter."""
         now = time.monotonic()
-        if now - self._shown < 0.1 and position != self.length:
+        if now - self._shown < INTERVAL and position != self.length:
             return
         self._shown = now
         done = None if self.length is None else epoch * self.length + position

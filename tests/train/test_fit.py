@@ -140,11 +140,12 @@ def test_user_metrics_are_means_over_samples():
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1 step, got 0"),
         ({"progress": "loud"}, "progress must be 'auto', 'bar', 'lines' or 'none', got 'loud'"),
         ({"schedule": 0.1}, "schedule must be"),
+        ({"checkpoint": "nowhere/run.npz"}, "nowhere/run.npz: cannot be written, there is no folder nowhere"),
         ({"optimizer": optim.SGD()}, "a TrainStep has its optimizer already"),
     ],
 )
 def test_arguments_that_do_not_fit(options, words):
-    with pytest.raises(GraphError, match=words):
+    with pytest.raises((GraphError, ModelFileError), match=words):
         train(**options)
 
 
@@ -245,6 +246,37 @@ def test_early_stopping_survives_an_interruption(tmp_path):
     assert bits(step)["0.weight"] == bits(expected_step)["0.weight"]
 
 
+def test_dropout_and_loaders_are_resumed(tmp_path):
+    """Random numbers are state of the step; a function of the epoch gives the same batches again."""
+
+    def batches(epoch):
+        order = np.random.default_rng(epoch).permutation(50)
+        return [(X[order[k : k + 16]], Y[order[k : k + 16]]) for k in range(0, 50, 16)]
+
+    def go(**options):
+        nn.manual_seed(1)
+        net = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 2))
+        step = TrainStep(net, "cross_entropy", optim.Adam(lr=0.01), threads=1)
+        return step, fit(step, batches, epochs=3, validation=[(X[:9], Y[:9]), (X[9:12], Y[9:12])], **options)
+
+    expected_step, expected = go()
+    with pytest.raises(Stop):
+        go(checkpoint=tmp_path / "run.npz", checkpoint_every=2, progress=StopAfter(7))
+    step, history = go(checkpoint=tmp_path / "run.npz", checkpoint_every=2, resume=True)
+    assert bits(step) == bits(expected_step)
+    assert numbers(history) == numbers(expected)
+
+
+def test_a_torch_loader_trains():
+    torch = pytest.importorskip("torch")
+    data = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+    loader = torch.utils.data.DataLoader(data, batch_size=16)
+    history = fit(mlp(), loader, optimizer=optim.SGD(**SGD), validation=loader, epochs=3, threads=1)
+    assert history.last["loss"] < history.epochs[0].train["loss"]
+    assert history.last["step"] == 12
+    assert "accuracy" in history.last
+
+
 CHILD = """
 import sys, time
 sys.path[:0] = [{root!r}]
@@ -340,6 +372,22 @@ def test_lines(capsys):
     assert first.startswith("epoch 1/2  loss ")
     assert "val_accuracy" in second
     assert "images/s" in second
+
+
+@pytest.mark.parametrize("length", [4, None])
+def test_the_bar_of_a_terminal(length, capsys, monkeypatch):
+    from cnncc.train import progress
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
+    data = (X, Y) if length else [(X[k : k + 16], Y[k : k + 16]) for k in range(0, 50, 16)].__iter__
+    fit(mlp(), data if length else (lambda epoch: data()), optimizer=optim.SGD(**SGD), batch=16, epochs=2, threads=1,
+        progress="bar")  # fmt: skip
+    out = capsys.readouterr().out
+    assert "epoch 1/2" in out
+    assert "images/s" in out
+    assert "loss" in out
 
 
 def test_nothing_is_printed_to_a_pipe(capsys):
