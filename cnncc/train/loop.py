@@ -115,13 +115,15 @@ class Run:
 
     def _epoch(self) -> None:
         for x, y in self.plan.data.batches(self.at.epoch, self.at.batch):
-            self._prepare(x, y)
+            if self.step.executable is None or self._found is not None:
+                self._prepare(x, y)
             begin = time.perf_counter()
             self.rate.before_step(self.at.steps)
             self.lr = self.step.optimizer.lr
+            feeds = self.step.feeds(x, y)
             if self.watch is not None:
-                self.watch.before(x, y, self.at.epoch, self.at.steps)
-            result = self.step(x, y)
+                self.watch.before(feeds, self.at.epoch, self.at.steps)
+            result = self.step.run(feeds)
             if self.watch is not None:
                 self.watch.after(result)
             self.at.add(result, count_samples(x), time.perf_counter() - begin)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -71,12 +71,11 @@ class Watch:
         self._done: list[_Done] = []
         self._bytes = 0
 
-    def before(self, x: Any, y: Any, epoch: int, steps: int) -> None:
-        """A step is about to run on a batch; `epoch` and `steps` are done. The step must be prepared."""
+    def before(self, feeds: Mapping[str, np.ndarray], epoch: int, steps: int) -> None:
+        """A step is about to run on what `TrainStep.feeds` gave; so many epochs and steps are done."""
         if not self._done or len(self._done) >= STEPS or self._bytes > BYTES:
-            self._state = self.step.state_dict()
+            self._copy()
             self._done, self._bytes = [], 0
-        feeds = self.step.feeds(x, y)
         self._done.append(_Done(feeds, epoch, steps))
         self._bytes += sum(a.nbytes for a in feeds.values())
 
@@ -87,16 +86,24 @@ class Watch:
 
     def check_state(self) -> None:
         """Raises NonFiniteError where a parameter, buffer or slot is not finite: asked once an epoch."""
-        if _bad_names(self.step.state_dict()):
+        if _bad_names(_live(self.step)):
             self.explain()
+
+    def _copy(self) -> None:
+        """Into the same memory every time: fresh memory costs more than copying does."""
+        for name, array in _live(self.step).items():
+            if name in self._state:
+                np.copyto(self._state[name], array)
+            else:
+                self._state[name] = array.copy()
 
     def explain(self) -> None:
         """Do the steps since the copy again, up to the one that went wrong, and raise NonFiniteError about it."""
-        self.step.load_state_dict(self._state)
+        self.step.load_state_dict({**self.step.state_dict(), **self._state})
         for done in self._done:
             before = self.step.state_dict()
             result = self.step.run(done.feeds)
-            after = _bad_names(self.step.state_dict())
+            after = _bad_names(_live(self.step))
             bad = [n for n, v in result.items() if not math.isfinite(v)]
             if bad or after:
                 self.step.load_state_dict(before)
@@ -160,6 +167,12 @@ def _forward(graph: Graph) -> set[Node]:
 
 def _finite(array: np.ndarray) -> bool:
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def _live(step: TrainStep) -> Mapping[str, np.ndarray]:
+    """What a step changes, where it lies."""
+    assert step.executable is not None
+    return step.executable.state.arrays
 
 
 def _bad_names(state: Mapping[str, np.ndarray]) -> list[str]:
