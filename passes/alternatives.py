@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cnncc.ir.dims import substitute
 from cnncc.ir.graph import Graph, Node, Value
@@ -13,8 +14,9 @@ from cnncc.ir.types import Type
 from cnncc.ops.registry import lookup
 from cnncc.passes.channels_last import layouts_beside_transposes
 from cnncc.passes.manager import Context
+from cnncc.targets.algorithm import Algorithm
 from cnncc.targets.describe import describe, family
-from cnncc.targets.problem import HINT
+from cnncc.targets.problem import HINT, WinogradWeightsProblem
 from cnncc.targets.table import FALLBACK, GENERIC, algorithms
 from cnncc.targets.target import Target
 
@@ -94,8 +96,9 @@ def by_algorithm(node: Node, body: Graph, target: Target, context: Context) -> I
             and (bound := algorithm.error_bound(problem, target)) > DEFAULT_BOUND
         ):
             reason = f"its error bound {bound:.1e} is above {DEFAULT_BOUND:.0e}; accuracy='fast' allows it"
-        if reason is None and algorithm.weight_op and not _weights_known(node, body, root):
-            reason = "the weights are not known at compile time, and preparing them each time costs more"
+        prepares = reason is None and bool(algorithm.weight_op) and not _weights_known(node, body, root)
+        if prepares and (body.outputs[0].type.dtype != "f32" or not algorithms(target, algorithm.weight_op or "")):
+            reason = "the weights are not known at compile time, and nothing prepares them at run time"
         if reason is not None:
             context.decline(f"choose {algorithm.name}", node.where, reason)
             continue
@@ -114,9 +117,22 @@ def by_algorithm(node: Node, body: Graph, target: Target, context: Context) -> I
                 operands.append(beside(value.type, body.outputs[0].type, wanted.out))
         cost = algorithm.cost(problem, target, algorithm.tiles_for(problem, target))
         extra = sum(size(v.type) for v in body.inputs if v not in root.inputs) / (target.gbytes_per_second * 1e9)
+        if prepares:
+            extra += _preparing_seconds(algorithm, problem, root, target)
         yield Alternative(
             algorithm.name, tuple(operands), (wanted.out,) * len(body.outputs), cost.seconds + extra + LAUNCH
         )
+
+
+def _preparing_seconds(algorithm: Algorithm, problem: Any, root: Node, target: Target) -> float:
+    """Time of the kernel that prepares weights at run time."""
+    assert algorithm.weight_op is not None
+    assert algorithm.attrs_for is not None
+    assert root.inputs[1] is not None
+    (preparer,) = algorithms(target, algorithm.weight_op)
+    attrs = algorithm.attrs_for(problem, algorithm.tiles_for(problem, target))
+    made = WinogradWeightsProblem(problem.oc, problem.ic, problem.kernel, attrs.m)
+    return preparer.cost(made, target, preparer.tiles_for(made, target)).seconds + LAUNCH
 
 
 def _weights_known(node: Node, body: Graph, root: Node) -> bool:

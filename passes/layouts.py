@@ -7,6 +7,7 @@ algorithm wants prepared get that operation in front, to be folded.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from cnncc.builder import Builder
 from cnncc.ir.graph import Graph, Node, Value
@@ -28,7 +29,7 @@ def lay_out(graph: Graph, context: Context) -> None:
         if node.body is None:
             _plain_operands(graph, node, laid)
             continue
-        _prepare_weights(graph, node, context)
+        _prepare_weights(graph, node, context, laid)
         if not node.attrs.layouts:
             wanted = [PLAIN] * (len(node.inputs) + len(node.outputs))
         else:
@@ -102,8 +103,9 @@ def _moved(graph: Graph, value: Value) -> tuple[Graph, Value, Value]:
     return body, operand, inner
 
 
-def _prepare_weights(graph: Graph, node: Node, context: Context) -> None:
-    """conv(x, w) --> winograd_conv(x, winograd_weights(w)), or fft likewise, where the algorithm wants it."""
+def _prepare_weights(graph: Graph, node: Node, context: Context, laid: dict[tuple[Value, Layout], Value]) -> None:
+    """conv(x, w) --> winograd_conv(x, winograd_weights(w)), or fft likewise, where the algorithm wants it: at compile
+    time where w is a constant, otherwise in a kernel of its own."""
     assert context.target is not None
     assert node.body is not None
     algorithm = find_algorithm(context.target, node.attrs.algorithm) if node.attrs.algorithm else None
@@ -120,9 +122,26 @@ def _prepare_weights(graph: Graph, node: Node, context: Context) -> None:
     position = node.body.inputs.index(inner)
     weights = node.inputs[position]
     assert weights is not None
-    assert weights.data is not None
+    if weights.data is None:
+        wanted = algorithm.layouts(problem, context.target).w or PLAIN
+        prepared = _prepared(graph, _arranged(graph, weights, PLAIN, laid), algorithm.weight_op, attrs, wanted)
+        inner.type = prepared.type
+        node.replace_input(weights, prepared)
+        root.op, root.attrs = algorithm.anchor_op, attrs
+        return
     (data,) = lookup(algorithm.weight_op).run(attrs, [weights.data])
     prepared = Builder(graph).constant(data, weights.name + "." + algorithm.weight_op.removesuffix("_weights"))
     inner.type = prepared.type
     node.replace_input(weights, prepared)
     root.op, root.attrs = algorithm.anchor_op, attrs
+
+
+def _prepared(graph: Graph, weights: Value, op: str, attrs: Any, layout: Layout) -> Value:
+    """Weights prepared by a kernel, which also does what only moved them before."""
+    body, operand, x = _moved(graph, weights)
+    (type_,) = lookup(op).infer_types(attrs, [x.type])
+    node = body.add_node(Node(op, [x], attrs, [type_.with_(layout=layout)], [body.fresh_name("u")]))
+    body.add_output(node.output)
+    kernel = kernel_node(graph, body, [operand], KernelAttrs(op), f"{op} of {weights.name}")
+    graph.add_node(kernel)
+    return kernel.output

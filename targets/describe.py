@@ -21,6 +21,7 @@ from cnncc.targets.problem import (
     PoolBehind,
     PoolDxProblem,
     PoolProblem,
+    WinogradWeightsProblem,
 )
 
 Problem = ConvProblem | FusedProblem | MatmulProblem | PoolProblem
@@ -178,6 +179,12 @@ def _pool_dx(node: Node) -> PoolDxProblem | None:
     )  # fmt: skip
 
 
+def _winograd_weights(node: Node) -> WinogradWeightsProblem | None:
+    (w,) = (v.type for v in node.operands())
+    sizes = _numbers(w.shape)
+    return None if sizes is None else WinogradWeightsProblem(sizes[0], sizes[1], sizes[2:], node.attrs.m, w.dtype)
+
+
 def padded_alike(body: Graph) -> bool:
     """Whether every operand has blocks along the axes that the results have blocks along, or does not have those."""
     results = [v.type for v in body.outputs]
@@ -203,6 +210,7 @@ _MAKERS: dict[str, Callable[[Node], Any]] = {
     "matmul_dw": _matmul_dw,
     "pool": _pool,
     "pool_dx": _pool_dx,
+    "winograd_weights": _winograd_weights,
 }
 
 

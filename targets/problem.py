@@ -184,6 +184,21 @@ class FusedProblem:
 
 
 @dataclass(frozen=True)
+class WinogradWeightsProblem:
+    """Weights [oc, ic, *kernel] that are transformed at run time for tiles of `m` outputs."""
+
+    oc: int
+    ic: int
+    kernel: tuple[int, ...]
+    m: int
+    dtype: str = "f32"
+
+    def __str__(self) -> str:
+        dtype = "" if self.dtype == "f32" else f" {self.dtype}"
+        return f"winograd_weights oc{self.oc} ic{self.ic} k{'x'.join(map(str, self.kernel))} m{self.m}{dtype}"
+
+
+@dataclass(frozen=True)
 class MatmulProblem:
     """y[m, n] = sum_k x[m, k] * w[k, n] (or w[n, k] where `transposed`), `batch` times. `m` may be a symbol's name.
     `stacked`: the operands have batch axes, however many; `batch` is what decisions assume of their product."""

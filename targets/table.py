@@ -55,6 +55,7 @@ def _cpu() -> tuple[Algorithm, ...]:
         weight_gradient,
         weight_product,
         winograd,
+        winograd_weights,
     )
 
     return (
@@ -78,6 +79,7 @@ def _cpu() -> tuple[Algorithm, ...]:
         pool_gradient.ALGORITHM,
         *weight_gradient.ALGORITHMS,
         weight_product.ALGORITHM,
+        winograd_weights.ALGORITHM,
     )
 
 

@@ -26,7 +26,10 @@ NETWORKS = {
     "conv_vit": ("batched",),
 }
 # Chosen in steps of training: tests/train/test_step_kernels.py.
-TRAINING = ("first_weight_gradient", "weight_gradient", "depthwise_weight_gradient", "pool_gradient", "weight_product")
+TRAINING = (
+    *("first_weight_gradient", "weight_gradient", "depthwise_weight_gradient", "weight_product"),
+    *("pool_gradient", "winograd_weights"),
+)
 PLAIN = ("pool_plain",)  # an image made smaller before anything else
 
 

@@ -27,6 +27,7 @@ ALGORITHMS = {
     "depthwise_weight_gradient": "mobilenetv2",
     "pool_gradient": "vgg",
     "weight_product": "lenet5",
+    "winograd_weights": "vgg",
 }
 
 
