@@ -100,9 +100,10 @@ def vjp(
             raise GraphError(f"%{target.name}: gradients are of floating-point values, got {target.type}")
         label = "d_" + (name if isinstance(name, str) else name.name)
         given = next((v for v in tape.graph.inputs if v.name == label), None)
-        if given is not None and given.type != target.type:
-            raise GraphError(f"input '{label}' must have the type of its value, {target.type}, got {given.type}")
-        seed = given if given is not None else tape.graph.add_input(label, target.type)
+        type_ = target.type.plain
+        if given is not None and given.type != type_:
+            raise GraphError(f"input '{label}' must have the type of its value, {type_}, got {given.type}")
+        seed = given if given is not None else tape.graph.add_input(label, type_)
         seeds[target] = seed if target not in seeds else tape.b.add(seeds[target], seed)
     return tape.finish(_default(graph, wrt), seeds, keep_outputs)
 

@@ -82,7 +82,16 @@ def test_convolutions_are_closed_under_differentiation(op: str, window: tuple[in
     feeds = {n: rng.standard_normal(shape) for n, shape in zip("xw", shapes, strict=True)}
 
     first = grad(graph, ["x", "w"])
-    assert {n.op for n in first.nodes} <= {"conv", "conv_transpose", "conv_dw", "sin", "cos", "mul", "expand", "reshape"}
+    assert {n.op for n in first.nodes} <= {
+        "conv",
+        "conv_transpose",
+        "conv_dw",
+        "sin",
+        "cos",
+        "mul",
+        "expand",
+        "reshape",
+    }
     again = {f"d_grad_{n}": rng.standard_normal(a.shape) for n, a in feeds.items()}
     second = interpret(vjp(first, ["x", "w"]), {**feeds, **again})
 
