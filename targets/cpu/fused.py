@@ -144,9 +144,13 @@ def schedule(sch: Any, p: FusedProblem, tile: FusedTile, target: Target) -> None
     sch.reorder(rows, lane_out, column, inner, lane)
     sch.vectorize(lane)
     sch.unroll(inner)
-    if tile.group[0] > width:  # the rows at the borders of the image get code of their own
+    (top, middle, bottom), cut_columns = cuts(p.before, tile.columns)
+    count = tile.group[0] // width
+    # The rows at the borders of the image get code of their own. Where no row is clear of both, or a border reaches
+    # from one task into the next, TVM's partition of the loop is wrong, now and then (it depends on addresses).
+    if count > 1 and middle and count >= max(top, bottom):
         sch.annotate(rows, "pragma_loop_partition_hint", 1)
-    depthwise.peel_columns(sch, column, cuts(p.before, tile.columns)[1])
+    depthwise.peel_columns(sch, column, cut_columns)
 
 
 tiles_for = tiles_or_error(FUSED, _tile, applies)

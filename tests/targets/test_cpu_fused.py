@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 import cnncc
+from cnncc.driver import plan_graph
+from cnncc.kernels.build import build_kernel
 from cnncc.passes import producers
 from cnncc.targets.cpu import fused
+from cnncc.targets.lower import lower_kernel
 from cnncc.targets.machine import find_target
 from cnncc.targets.problem import FUSED, ConvProblem, FusedProblem
 from tests.targets.cpu_records import AVX2, AVX512, SSE
@@ -117,6 +120,19 @@ def test_symbolic_batch_and_threads(between):
     graph = network(between, batch="N")
     for threads in (1, 2):
         check(graph, batch=3, threads=threads)
+
+
+def test_rows_without_a_middle_shared_by_threads():
+    """5x5 windows over 4 rows, of which each thread makes 2: no row is clear of the padding on both sides."""
+    graph = network(depthwise(5), ic=480, oc=80, size=(4, 4))
+    (row,) = check(graph, threads=2)
+    assert "group=(8,)" in row.tile
+    target = find_target("native", 2)
+    planned = plan_graph(graph, target)
+    (node,) = {n.attrs: n for n in planned.symbols if n.attrs.algorithm == FUSED}.values()
+    symbol = planned.symbols[node]
+    built = {build_kernel(lower_kernel(node, target).func, target, symbol, True) for _ in range(8)}
+    assert len(built) == 1, "the code depends on chance"
 
 
 def test_same_results_at_any_run():
