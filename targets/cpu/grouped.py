@@ -1,7 +1,7 @@
 """Grouped convolution whose groups are not whole blocks of channels.
 
-A block of output channels may belong to several groups. It sums over the input channels of all of them, with weights
-that are zero where input and output channel are of different groups: they are spread out so in scratch, once per block.
+A block of output channels may belong to several groups. It sums over the input channels of each of them, with weights
+that are zero for the output channels of the others: they are spread out so in scratch, once per block.
 """
 
 from __future__ import annotations
@@ -36,12 +36,10 @@ def applies(problem: ConvProblem, target: Target) -> str | None:
     return None
 
 
-def span(problem: ConvProblem, block: int) -> int:
-    """Input channels of the groups that a block of output channels touches, the most of any block."""
-    width = problem.oc // problem.groups
-    last = problem.groups - 1
-    touched = (min((first + block - 1) // width, last) - first // width + 1 for first in range(0, problem.oc, block))
-    return max(touched) * (problem.ic // problem.groups)
+def touched(problem: ConvProblem, block: int) -> list[int]:
+    """The groups that each block of output channels touches."""
+    width, last = problem.oc // problem.groups, problem.oc - 1
+    return [min(first + block - 1, last) // width - first // width + 1 for first in range(0, problem.oc, block)]
 
 
 def _joined(problem: ConvProblem) -> ConvProblem:
@@ -51,16 +49,17 @@ def _joined(problem: ConvProblem) -> ConvProblem:
 
 def _spread(problem: ConvProblem, block: int) -> int:
     """Bytes of the spread weights of a block."""
-    return 4 * block * span(problem, block) * math.prod(problem.kernel)
+    return 4 * block * max(touched(problem, block)) * (problem.ic // problem.groups) * math.prod(problem.kernel)
 
 
 def _reduction(problem: ConvProblem, block: int) -> Reduction:
+    groups = touched(problem, block)
     return Reduction(
-        inner=span(problem, block),
+        inner=ceil_div(sum(groups) * (problem.ic // problem.groups), len(groups)),
         outer=math.prod(problem.kernel),
         depth=ceil_div(problem.ic, block) * block,
-        blocks=ceil_div(problem.oc, block),
-        widest=max(1, SPREAD // _spread(problem, block)),
+        blocks=len(groups),
+        widest=1,  # blocks touch different groups
         undivided=True,  # the input channels of some blocks are no range that TVM could bound
     )
 
@@ -75,25 +74,27 @@ def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.
     ic, oc = ceil_div(problem.ic, b), ceil_div(problem.oc, b)
     per_group, width = problem.ic // problem.groups, problem.oc // problem.groups
     source = common.padded(problem, x, ic, b) if tile.copy else x
+    zero = tirx.const(0.0, "float32")
 
-    def first(o: Any) -> Any:
-        """The first input channel of the groups that an output block touches."""
-        return o * i64(b) // i64(width) * i64(per_group)
+    def group(channel: Any) -> Any:
+        return tirx.min(channel, i64(problem.oc - 1)) // i64(width)
 
-    def weight(o: Any, c: Any, *rest: Any) -> Any:
+    def weight(o: Any, g: Any, c: Any, *rest: Any) -> Any:
         channel = o * i64(b) + rest[r]
-        within = first(o) + c - channel // i64(width) * i64(per_group)
-        same = tirx.all(within >= i64(0), within < i64(per_group), channel < i64(problem.oc))
-        return tirx.if_then_else(same, w(o, within, *rest), tirx.const(0.0, "float32"))
+        same = tirx.all((group(o * i64(b)) + g).equal(channel // i64(width)), channel < i64(problem.oc))
+        return tirx.if_then_else(same, w(o, c, *rest), zero)
 
-    reach = span(problem, b)
-    spread = te.compute(shape(oc, reach, *problem.kernel, b), weight, name="spread")
-    (c,), taps = common.reduce_axes("c", [reach]), common.reduce_axes("k", problem.kernel)
+    most = max(touched(problem, b))
+    spread = te.compute(shape(oc, most, per_group, *problem.kernel, b), weight, name="spread")
+    (g,), (c,) = common.reduce_axes("g", [most]), common.reduce_axes("c", [per_group])
+    taps = common.reduce_axes("k", problem.kernel)
 
     def total(n: Any, o: Any, *rest: Any) -> Any:
-        channel = tirx.min(first(o) + c, i64(problem.ic - 1))
+        among = group(o * i64(b)) + g
+        channel = tirx.min(among * i64(per_group) + c, i64(problem.ic - 1))
         pixel = source(n, channel // i64(b), *common.window(problem, rest[:r], taps), channel % i64(b))
-        return te.sum(pixel * spread(o, c, *taps, rest[r]), axis=[*taps, c])
+        term = pixel * spread(o, g, c, *taps, rest[r])
+        return te.sum(tirx.if_then_else(among <= group(o * i64(b) + i64(b - 1)), term, zero), axis=[g, *taps, c])
 
     acc = te.compute(shape(n, oc, *problem.out, b), total, name="acc")
     return common.finished(acc, b, finish)

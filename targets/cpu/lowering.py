@@ -18,6 +18,7 @@ def lower(team: bool, ahead: bool) -> tuple[Any, Any, Any]:
     from tvm.tirx import transform as t
 
     lets = tvm.transform.module_pass(_store_lets, opt_level=0, name="cnncc.StoreLets")
+    guards = tvm.transform.module_pass(_branch_around, opt_level=0, name="cnncc.BranchAround")
     straight = tvm.transform.module_pass(_straighten, opt_level=0, name="cnncc.Straighten")
     prefetch = tvm.transform.module_pass(_fetch_ahead, opt_level=0, name="cnncc.FetchAhead")
     share = tvm.transform.module_pass(_share_out, opt_level=0, name="cnncc.ShareOut")
@@ -34,6 +35,7 @@ def lower(team: bool, ahead: bool) -> tuple[Any, Any, Any]:
         lets,
         t.FlattenBuffer(),
         straight,
+        guards,
         t.BF16ComputeLegalize(),
     ]
     loops = [
@@ -79,6 +81,14 @@ def _straighten(module: Any, _context: Any) -> Any:
 
     functions = {name: straighten_offsets(func) for name, func in module.functions.items()}
     return tvm.IRModule(functions, attrs=module.attrs)
+
+
+def _branch_around(module: Any, _context: Any) -> Any:
+    import tvm
+
+    from cnncc.targets.cpu.guards import branch_around
+
+    return tvm.IRModule({name: branch_around(func) for name, func in module.functions.items()}, attrs=module.attrs)
 
 
 def _fetch_ahead(module: Any, _context: Any) -> Any:
