@@ -327,6 +327,9 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     path = tmp_path / "run.npz"
     with pytest.raises(ModelFileError, match=r"run.npz: .* another data: batch was 16, now 8; seed was 3, now 5"):
         train(tmp_path, resume=True, batch=8, seed=5)
+    same = TrainStep(mlp(), "cross_entropy", optim.SGD(**SGD), threads=1)
+    with pytest.raises(ModelFileError, match=r"another data: fingerprint was \d+, now \d+"):
+        fit(same, (X + 1, Y), batch=16, seed=3, checkpoint=path, resume=True, schedule=lambda s: 0.1)
     other = TrainStep(mlp(), "cross_entropy", optim.SGD(lr=0.1, momentum=0.5), threads=1)
     with pytest.raises(ModelFileError, match=r"another optimizer: momentum was 0.9, now 0.5"):
         fit(other, (X, Y), batch=16, seed=3, checkpoint=path, resume=True, schedule=lambda s: 0.1)
