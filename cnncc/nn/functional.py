@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cnncc.nn import activation, layers, shape
+from cnncc.nn.conv import Size, spread
 from cnncc.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
 from cnncc.nn.tensor import Tensor
 from cnncc.nn.windows import (
@@ -114,3 +115,50 @@ def normalize(x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Te
     size = x._op("abs", x)
     norm = (size**p).sum(dim, keepdim=True) ** (1 / p) if p != 2 else (x * x).sum(dim, keepdim=True).sqrt()
     return x / x._op("max", norm, eps)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """torch.nn.functional.linear: x W^T + b."""
+    y = x._op("matmul", x, weight, transpose_w=True)
+    return y if bias is None else y + bias
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Cross-correlation of x [N, C, ...] with weights [M, C / groups, ...], which are values of the graph, plus bias."""
+    rank = x.ndim - 2
+    y = x._op("conv", x, weight, strides=spread(stride, rank, "stride"), groups=groups,
+              pads=padding if isinstance(padding, str) else spread(padding, rank, "padding"),
+              dilations=spread(dilation, rank, "dilation"))  # fmt: skip
+    return y if bias is None else y + bias.reshape((1, -1) + (1,) * rank)
+
+
+conv1d = conv2d = conv3d = conv
+
+
+def conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+) -> Tensor:
+    """The transpose of `conv`: x [N, C, ...], weights [C, M / groups, ...], which are values of the graph, plus bias."""
+    rank = x.ndim - 2
+    y = x._op("conv_transpose", x, weight, strides=spread(stride, rank, "stride"), groups=groups,
+              pads=spread(padding, rank, "padding"), dilations=spread(dilation, rank, "dilation"),
+              output_padding=spread(output_padding, rank, "output_padding"))  # fmt: skip
+    return y if bias is None else y + bias.reshape((1, -1) + (1,) * rank)
+
+
+conv_transpose1d = conv_transpose2d = conv_transpose3d = conv_transpose
