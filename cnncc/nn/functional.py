@@ -132,7 +132,7 @@ def conv(
     dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Cross-correlation of x [N, C, ...] with weights [M, C / groups, ...], which are values of the graph, plus bias."""
+    """Cross-correlation of x [N, C, ...] with weights [M, C / groups, ...], values of the graph, plus bias."""
     rank = x.ndim - 2
     y = x._op("conv", x, weight, strides=spread(stride, rank, "stride"), groups=groups,
               pads=padding if isinstance(padding, str) else spread(padding, rank, "padding"),
@@ -153,7 +153,7 @@ def conv_transpose(
     groups: int = 1,
     dilation: Size = 1,
 ) -> Tensor:
-    """The transpose of `conv`: x [N, C, ...], weights [C, M / groups, ...], which are values of the graph, plus bias."""
+    """The transpose of `conv`: x [N, C, ...], weights [C, M / groups, ...], values of the graph, plus bias."""
     rank = x.ndim - 2
     y = x._op("conv_transpose", x, weight, strides=spread(stride, rank, "stride"), groups=groups,
               pads=spread(padding, rank, "padding"), dilations=spread(dilation, rank, "dilation"),

@@ -37,8 +37,6 @@ def test_every_layer_of_torch_is_here_or_left_out_with_a_reason() -> None:
 
 W2 = np.random.default_rng(0).standard_normal((6, 2, 3, 3)).astype(np.float32)
 W3 = np.random.default_rng(1).standard_normal((4, 3, 3, 3)).astype(np.float32)
-    np.random.default_rng(k).standard_normal(s).astype(np.float32) for k, s in enumerate([(6, 2, 3, 3), (4, 3, 3, 3)])
-)
 BIAS = np.linspace(-1, 1, 6, dtype=np.float32)
 DENSE = np.random.default_rng(9).standard_normal((6, 5)).astype(np.float32)
 
