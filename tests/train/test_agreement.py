@@ -48,7 +48,7 @@ CASES = {
     "lenet5": Case(classic.lenet5, (28, 28), channels=1),
     "resnet18": Case(classic.resnet18, (64, 64), 0.125),
     "mobilenetv2": Case(mobile.mobilenetv2, (64, 64), 0.25, rate=0.1),
-    "densenet": Case(lambda width, size: branching.densenet((2, 2, 2, 2), width), (64, 64), 0.25),
+    "densenet": Case(lambda width, size: branching.densenet((2, 2, 2, 2), width), (64, 64), 0.25, rate=0.1),
     "unet": Case(other.unet, (16, 16), 0.25),
     "video": Case(other.video_c3d, (8, 32, 32), 0.125, 4),
 }
