@@ -18,7 +18,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 CASES: dict[str, tuple[list[str], list[str], list[str]]] = {
     "add_algorithm": ([], ["dense_f64", "largest difference from numpy"], []),
     "add_op": ([], ["conv+hard_mish", "gradient at -3, -1, -0.5, 2: [0.  0.  0.5 1. ]"], []),
-    "add_pass": ([], ["declined at max_pool %4", "stages: delay-relu, canonicalize"], []),
+    "add_pass": ([], ["declined at max_pool %4", "stages: delay-relu, remove-stop-gradients, canonicalize"], []),
     "build_graph": ([], ["graph residual(%image: f32[N, 3, 32, 32])", "batch 7"], []),
     "compile_onnx": (["{root}/cnncc/demo/digits.onnx"], ["the loaded model gives the same results"], []),
     "filters": (["{tmp}"], ["laplace", "commutes with a shift: True, with a rotation: False"], []),
