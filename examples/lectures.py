@@ -11,7 +11,6 @@ import numpy as np
 
 import cnncc
 from cnncc import nn
-from cnncc.autodiff import value_and_grad
 from cnncc.check import check
 from cnncc.filters import receptive_field, toeplitz, true_convolution
 from cnncc.interpret import interpret
@@ -31,16 +30,6 @@ def layer(size: int, channels: int, filters: int, kernel: int, stride: int = 1, 
     """One convolutional layer on a square image."""
     net = nn.Sequential(nn.Conv2d(channels, filters, kernel, stride, pad))
     return nn.trace(net, {"x": (1, channels, size, size)})
-
-
-def circuit() -> cnncc.Graph:
-    """1 / (1 + exp(-(w0 x0 + w1 x1 + w2))) and its gradients: upstream times local, gate by gate."""
-    b = cnncc.Builder("circuit")
-    x, w = b.input("x", (2,)), b.input("w", (3,))
-    products = b.op("mul", x, b.slice(w, starts=(0,), ends=(2,)), hint="products")
-    total = b.op("add", b.reduce_sum(products), b.slice(w, starts=(2,), ends=(3,)), hint="total")
-    b.output(b.reduce_sum(b.op("sigmoid", total, hint="gate"), keepdims=False), "y")
-    return value_and_grad(b.finish())
 
 
 def main() -> None:
@@ -71,11 +60,6 @@ def main() -> None:
     y = b.conv(b.input("x", (1, 1, 7, 7)), np.ones((1, 1, 3, 3), np.float32), strides=2)
     back = b.conv_transpose(y, np.ones((1, 1, 3, 3), np.float32), strides=2)
     print(f"a transposed convolution recovers the shape: 7x7 --> {y.type} --> {back.type}")
-
-    graph = circuit()
-    print(cnncc.to_numpy(graph))
-    x, w = np.array([-1, -2], np.float32), np.array([2, -3, -3], np.float32)
-    print({name: value.round(2).tolist() for name, value in interpret(graph, {"x": x, "w": w}).items()})
 
 
 if __name__ == "__main__":

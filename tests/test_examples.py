@@ -28,6 +28,11 @@ CASES: dict[str, tuple[list[str], list[str], list[str]]] = {
     "style_transfer": (["5", "{tmp}"], ["step    0  loss", "distance to the style"], ["matplotlib"]),
     "positions_audio": (["2"], ["convolutional  where it was trained", "elsewhere"], []),
     "shuffled_digits": (["2"], ["dense", "convolutional", "lost"], ["sklearn"]),
+    "backpropagation": (
+        [],
+        ["d_total = d_gate * gate_mul", "y = 0.73", "grad_x = [0.39, -0.59]", "[-24.0, 9.0, -30.0]"],
+        [],
+    ),
     "lectures": ([], ["[2.0, 1.0, 4.0, -1.0, 2.0]", "105,705,600", "receptive field 31"], []),
     "train_digits": (["2"], ["epoch 2/2  loss", "val_accuracy", "test accuracy"], ["sklearn"]),
 }
