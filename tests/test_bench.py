@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from importlib.util import find_spec
-from io import StringIO
 
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
-from rich.console import Console
 
-from cnncc.bench import BenchResult, SystemResult, markdown, run_bench, table
+from cnncc.bench import run_bench
 from cnncc.bench.client import Client
 from cnncc.bench.machine import describe_machine, machine_slug
 from cnncc.bench.macs import count_macs
-from cnncc.bench.plot import check_plot, plot
-from cnncc.bench.results import Round, difference, interval, summarise
 from cnncc.bench.systems import Session
 from cnncc.bench.torch_reference import load
 from cnncc.bench.worker import Worker
 from cnncc.cli import group
-from cnncc.errors import GraphError, ModelFileError, UnsupportedError
+from cnncc.errors import GraphError, ModelFileError
 from cnncc.reference import is_reference
+from tests.bench.records import found
 
 QUICK = {"rounds": 2, "seconds": 0.001, "least": 2, "pause": 0.0, "include_cnncc": False, "with_peak": False}
 
@@ -181,109 +177,12 @@ def test_macs_of_products():
     assert count_macs(model, {"x": (1, 4, 3, 3)}) == 4 * 9 * 2 * 4 + 12 * 5 * 6
 
 
-def test_difference_is_of_the_largest_magnitude():
-    base = [np.array([4.0, 0.0], np.float32)]
-    assert difference([np.array([[4.0], [1.0]], np.float32)], base) == 0.25
-    assert difference([], base) is None
-
-
 def test_references_and_files_are_told_apart():
     assert is_reference("package.module:make")
     assert is_reference("a/net.py:make?size=64&name='x'")
     assert not is_reference("model.onnx")
     assert not is_reference("C:\\models\\net.onnx")
     assert load("types:SimpleNamespace?size=64&name=small")[0].__dict__ == {"size": 64, "name": "small"}
-
-
-def _found(instances: int = 1) -> BenchResult:
-    own = SystemResult("cnncc", "ok", "", "0.1", 1.0, 1e-3, 2e-3, 0.9e-3, 10, 80.0, 1.0, 1.0, 1.0, 0.0, (1e-3,), 3e-3)
-    rows = (
-        replace(own, images_per_second=1234.0, at_once=instances),
-        replace(
-            own,
-            name="torch-channels-last",
-            median=0.123456,
-            p90=0.23456,
-            p99=1.2345,
-            minimum=0.0123,
-            open_seconds=123.4,
-            ratio=12.345,
-            ratio_low=11.25,
-            ratio_high=13.5,
-            peak_bytes=1_234_000_000,
-            images_per_second=0.81,
-            at_once=instances,
-            difference=0.5,
-        ),
-        SystemResult("ncnn", "missing", "not installed: ncnn"),
-    )
-    return BenchResult("m", {"x": (1, 3)}, 2, "cnncc", 10**9, 2e11, "", describe_machine(), rows, {}, instances)
-
-
-def _shown(result: BenchResult, width: int) -> str:
-    out = StringIO()
-    Console(width=width, file=out).print(table(result))
-    return out.getvalue()
-
-
-def test_result_as_table_and_json():
-    result = _found()
-    text = _shown(result, 160)
-    assert "2.00 GFLOP, peak 200 GFLOP/s" in text
-    assert "ncnn: missing: not installed: ncnn" in text
-    assert "torch-channels-last: its outputs differ from those of cnncc by 5.0e-01" in text
-    assert "| m | 2 | 2.00 | 200 | **1.00 (0.90)** | 123.46 (12.30) | missing |" in markdown([result])
-    again = json.loads(json.dumps(result.to_dict()))
-    assert again["systems"][0]["median"] == 1e-3
-    assert again["shapes"] == {"x": [1, 3]}
-    assert BenchResult.from_dict(again)["cnncc"].p99 == 3e-3
-
-
-def test_records_of_older_versions_are_read():
-    data = _found().to_dict()
-    del data["instances"]
-    for system in data["systems"]:
-        for field in ("p99", "ratio_low", "ratio_high", "peak_bytes", "held_bytes", "images_per_second", "at_once"):
-            del system[field]
-    assert BenchResult.from_dict(data)["cnncc"].p99 is None
-
-
-@pytest.mark.parametrize("instances", [1, 3])
-@pytest.mark.parametrize("width", [80, 160])
-def test_table_is_whole_in_80_columns(instances, width):
-    lines = [line.rstrip() for line in _shown(_found(instances), width).splitlines()]
-    assert all(len(line) <= 80 for line in lines)
-    assert not any("…" in line for line in lines)
-    (row,) = [line for line in lines if line.startswith("torch ")]
-    cells = ["12.3", "11.2-13.5", "123.4", "1234"]
-    cells += ["0.81", "123.46", "1234"] if instances > 1 else ["123.46", "234.56", "1234", "12.30"]
-    assert all(cell in row for cell in cells)
-    assert lines[1].startswith(f"{instances} instances of 2 threads" if instances > 1 else "2 threads")
-
-
-def test_throughput_has_a_markdown_table_of_its_own():
-    single, several = markdown([_found(2), _found()]).split("\n\n")
-    assert "**1.00 (0.90)**" in single
-    assert "| m | 2 x 2 | 2.00 | 200 | **1234.0 (3.00)** | 0.8 (1234.50) | missing |" in several
-
-
-def test_interval_is_of_paired_rounds():
-    base = [1.0, 2.0, 4.0, 1.0, 3.0]  # what disturbs a round disturbs both
-    assert interval([2 * b for b in base], base) == (2.0, 2.0)
-    low, high = interval([1.0, 1.1, 1.2, 1.3, 1.4] * 4, [1.0] * 20)
-    assert 1.0 <= low < 1.2 < high <= 1.4
-    assert interval([1.0], [2.0]) is None
-
-
-def test_rounds_become_a_record():
-    opened = {"version": "1", "seconds": 2.0}
-    base = [Round([0.1, 0.2, 0.3], 0.6, 3.0), Round([0.2, 0.2], 0.4, 2.0)]
-    one = summarise("a", opened, [Round([0.4], 0.4, 1.0), Round([0.2, 0.6], 0.8, 2.0)], base, 0.1, batch=8)
-    assert (one.median, one.minimum, one.ratio, one.runs) == (0.4, 0.2, 2.0, 3)
-    assert one.peak_percent == pytest.approx(25)
-    assert one.images_per_second == 20
-    many = summarise("b", opened, [Round([0.4] * 4, 0.8, 4.0, 2)] * 2, [Round([0.4] * 4, 0.4, 4.0, 4)] * 2, None, 1)
-    assert (many.ratio, many.images_per_second, many.at_once, many.peak_percent) == (2.0, 5.0, 2, None)
 
 
 @pytest.mark.skipif(not (find_spec("openvino") and find_spec("onnxruntime")), reason="needs peers")
@@ -348,28 +247,6 @@ def test_memory_grows_with_what_is_held():
     assert after["peak"] >= after["held"] > before["held"] + (10 << 20)
 
 
-@pytest.mark.skipif(not find_spec("matplotlib"), reason="needs matplotlib")
-@pytest.mark.parametrize("instances", [1, 2])
-def test_charts_are_written(tmp_path, instances):
-    pytest.importorskip("matplotlib.pyplot")
-    for name in ("a.svg", "b.svg", "c.png"):
-        plot(_found(instances), tmp_path / name)
-    text = (tmp_path / "a.svg").read_text()
-    assert "torch-channels-last" in text
-    assert "(x 12.35, 11.25 to 13.50)" in text or "(x 12.34, 11.25 to 13.50)" in text
-    assert ("images per second" in text) == (instances > 1)
-    assert text == (tmp_path / "b.svg").read_text()
-    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_charts_that_cannot_be_written_are_refused_first(tmp_path, monkeypatch):
-    with pytest.raises(UnsupportedError, match=r"must end with \.png or \.svg, got \.pdf"):
-        check_plot(tmp_path / "a.pdf")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UnsupportedError, match=r"charts need matplotlib.*cnncc\[plot\]"):
-        check_plot(tmp_path / "a.png")
-
-
 @pytest.mark.skipif(not find_spec("onnxruntime"), reason="needs onnxruntime")
 def test_command(tiny):
     arguments = ["bench", tiny, "--against", "onnxruntime,ncnn", "--batch", "2"]
@@ -382,7 +259,7 @@ def test_command(tiny):
 
 def test_command_passes_its_options_on(tiny, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("cnncc.bench.run_bench", lambda *a, **k: asked.append((a, k)) or _found(k["instances"]))
+    monkeypatch.setattr("cnncc.bench.run_bench", lambda *a, **k: asked.append((a, k)) or found(k["instances"]))
     arguments = ["bench", tiny, "--against", "openvino, ncnn", "--instances", "3", "--threads", "2", "--json"]
     data = json.loads(CliRunner().invoke(group, [*arguments, "--shape", "x=1x2x8x8"]).output)
     assert data["instances"] == 3
@@ -396,7 +273,7 @@ def test_command_passes_its_options_on(tiny, tmp_path, monkeypatch):
 
 
 def test_command_shows_the_kernels(tiny, monkeypatch):
-    monkeypatch.setattr("cnncc.bench.run_bench", lambda *a, **k: _found(1))
+    monkeypatch.setattr("cnncc.bench.run_bench", lambda *a, **k: found(1))
     arguments = ["bench", tiny, "--profile", "--threads", "1"]
     data = json.loads(CliRunner().invoke(group, [*arguments, "--json"]).output)
     assert any("conv" in row["ops"] for row in data["profile"]["kernels"])

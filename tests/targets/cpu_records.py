@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from cnncc.targets.machine import native
@@ -26,3 +27,8 @@ def runs(target: Target) -> Target:
     if not X86 or target.vector_bits > native().vector_bits:
         pytest.skip(f"this machine does not run {target.name}")
     return target
+
+
+def normal(*shape: int) -> np.ndarray:
+    """Seeded numbers N(0, 1)."""
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,24 +10,12 @@ import numpy as np
 import pytest
 
 from tests.ops.harness import Case, aligned, all_cases, blocked, prim_func, run_reference, symbolic
-from tests.targets.cpu_records import AVX2, AVX512, SSE, WIDEST, needs_x86, runs
+from tests.targets.cpu_records import AVX2, AVX512, SSE, WIDEST, needs_x86, normal, runs
 from tests.tolerances import assert_close
 
 pytestmark = needs_x86
 
 ONE = replace(WIDEST, threads=1)
-
-
-@pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every kernel is worth threads."""
-    from cnncc.targets.cpu import elementwise
-
-    monkeypatch.setattr(elementwise, "WORTH", 0.0)
-
-
-def _random(*shape: int) -> np.ndarray:
-    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
 
 
 # -- elementwise: (operands as shapes, result shape, te body, numpy) --------------------------------------------------
@@ -109,7 +96,7 @@ def test_elementwise(name: str, threads: int, eager: None) -> None:
     shapes, result, body, expected = ELEMENTWISE[name]
     operands = [tensor(f"x{k}", *s) for k, s in enumerate(shapes)]
     kernel = Kernel(operands, [compute(result, body(*operands))], replace(WIDEST, threads=threads))
-    arrays = [_random(*s) for s in shapes]
+    arrays = [normal(*s) for s in shapes]
     (actual,) = kernel(*arrays)
     assert kernel.recipe == "elementwise"
     assert_close(actual, expected(*arrays), "exact", label=name)
@@ -123,7 +110,7 @@ def test_chains_are_inlined_and_outputs_may_depend_on_each_other() -> None:
     momentum = compute((1000,), lambda i: m[i] + doubled[i], "momentum")
     updated = compute((1000,), lambda i: p[i] - momentum[i], "updated")
     kernel = Kernel([p, g, m], [momentum, updated], ONE)
-    a, b, c = (_random(1000) + k for k in range(3))
+    a, b, c = (normal(1000) + k for k in range(3))
     first, second = kernel(a, b, c)
     assert_close(first, c + (b + b), "exact")
     assert_close(second, a - (c + (b + b)), "exact")
@@ -138,7 +125,7 @@ def test_outputs_of_one_shape_share_a_loop_where_they_may(crossed: bool, size: i
     x = tensor("x", size, size)
     twice = compute((size, size), lambda i, j: x[i, j] + x[i, j], "twice")
     more = compute((size, size), lambda i, j: (twice[j, i] if crossed else twice[i, j]) + x[i, j], "more")
-    a = _random(size, size)
+    a = normal(size, size)
     first, second = Kernel([x], [twice, more], WIDEST)(a)
     assert_close(first, a + a, "exact")
     assert_close(second, (a + a).T + a if crossed else (a + a) + a, "exact")
@@ -169,122 +156,8 @@ def test_each_vector_length(target: Any, eager: None) -> None:
     runs(target)
     x, b = tensor("x", 3, 20, 49), tensor("b", 20)
     kernel = Kernel([x, b], [compute((3, 20, 49), lambda n, c, i: _relu(x[n, c, i] + b[c]))], target)
-    a, c = _random(3, 20, 49), _random(20)
+    a, c = normal(3, 20, 49), normal(20)
     assert_close(kernel(a, c)[0], np.maximum(0, a + c[:, None]), "exact")
-
-
-# -- reductions -------------------------------------------------------------------------------------------------------
-
-
-def _softmax(x: Any, n: Any, c: int, plane: tuple[int, ...] = ()) -> Any:
-    """Softmax over axis 1 of (n, c, *plane), in its usual four stages."""
-    from tvm import te, tirx
-
-    from tests.targets.cpu_generic import axis, compute
-
-    k, r = axis(c), axis(c)
-    top = compute((n, *plane), lambda i, *p: te.max(x[(i, k, *p)], axis=k), "top")
-    e = compute((n, c, *plane), lambda i, j, *p: tirx.exp(x[(i, j, *p)] - top[(i, *p)]), "e")
-    total = compute((n, *plane), lambda i, *p: te.sum(e[(i, r, *p)], axis=r), "total")
-    return compute((n, c, *plane), lambda i, j, *p: e[(i, j, *p)] / total[(i, *p)], "softmax")
-
-
-def _softmax_reference(x: np.ndarray) -> np.ndarray:
-    x = x.astype(np.float64)
-    e = np.exp(x - x.max(1, keepdims=True))
-    return np.asarray(e / e.sum(1, keepdims=True))
-
-
-@pytest.mark.parametrize("shape", [(7, 1000), (1, 1003), (5, 3), (2, 19, 6, 7), (1, 4, 3, 200)], ids=str)
-@pytest.mark.parametrize("threads", [1, 2])
-def test_softmax(shape: tuple[int, ...], threads: int, eager: None) -> None:
-    from tests.targets.cpu_generic import Kernel, tensor
-
-    x = tensor("x", *shape)
-    kernel = Kernel([x], [_softmax(x, shape[0], shape[1], shape[2:])], replace(WIDEST, threads=threads))
-    a = _random(*shape) * 5
-    assert_close(kernel(a)[0], _softmax_reference(a), "softmax")
-    assert kernel.recipe == "reduce"
-    assert not kernel.workspaces
-
-
-@pytest.mark.parametrize("batch", [1, 3, 64])
-def test_a_symbolic_batch(batch: int, eager: None) -> None:
-    from tvm import te
-
-    from tests.targets.cpu_generic import Kernel, tensor
-
-    n = te.var("n", "int64")
-    x = tensor("x", n, 100)
-    kernel = Kernel([x], [_softmax(x, n, 100)], WIDEST, {"n": batch})
-    a = _random(batch, 100)
-    assert_close(kernel(a)[0], _softmax_reference(a), "softmax")
-
-
-SUMS = {
-    "rows": ((40, 49), (1,)),
-    "rows-prime": ((12, 1009), (1,)),
-    "rows-short": ((50, 5), (1,)),
-    "columns": ((49, 40), (0,)),
-    "columns-wide": ((9, 113), (0,)),
-    "all": ((64, 300), (0, 1)),
-    "all-long": ((7, 100, 100), (0, 1, 2)),
-    "planes": ((3, 20, 7, 7), (2, 3)),
-    "channels": ((3, 20, 7, 7), (0, 2, 3)),
-    "middle": ((3, 20, 70), (1,)),
-    "one": ((1, 1), (1,)),
-}
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", SUMS)
-def test_sums(name: str, threads: int, eager: None) -> None:
-    from tvm import te
-
-    from tests.targets.cpu_generic import Kernel, axis, compute, tensor
-
-    shape, axes = SUMS[name]
-    x = tensor("x", *shape)
-    r = {a: axis(shape[a]) for a in axes}
-    kept = [d for a, d in enumerate(shape) if a not in axes]
-
-    def body(*index: Any) -> Any:
-        rest = iter(index)
-        at = [r[a] if a in axes else next(rest) for a in range(len(shape))]
-        return te.sum(x[tuple(at)], axis=list(r.values()))
-
-    kernel = Kernel([x], [compute(kept, body)], replace(WIDEST, threads=threads))
-    a = _random(*shape)
-    assert_close(kernel(a)[0], a.astype(np.float64).sum(axes), "reduction")
-
-
-def test_global_average_in_blocks(eager: None) -> None:
-    from tvm import te
-
-    from tests.targets.cpu_generic import Kernel, axis, compute, tensor
-
-    x = tensor("x", 2, 4, 7, 7, 16)
-    r = [axis(7), axis(7)]
-    total = compute((2, 64), lambda n, c: te.sum(x[n, c // 16, r[0], r[1], c % 16], axis=r), "total")
-    mean = compute((2, 4, 1, 1, 16), lambda n, c, h, w, i: total[n, c * 16 + i] / np.float32(49), "mean")
-    kernel = Kernel([x], [mean], WIDEST)
-    a = _random(2, 4, 7, 7, 16)
-    assert_close(kernel(a)[0], a.astype(np.float64).mean((2, 3), keepdims=True), "reduction")
-    assert kernel.recipe == "reduce"
-    assert not kernel.workspaces
-
-
-@pytest.mark.parametrize("shape", [(6, 5), (4, 500)], ids=str)
-def test_extremes_keep_nan(shape: tuple[int, int]) -> None:
-    from cnncc.ops.reducers import maximum
-    from tests.targets.cpu_generic import Kernel, axis, compute, tensor
-
-    x = tensor("x", *shape)
-    k = axis(shape[1])
-    kernel = Kernel([x], [compute(shape[:1], lambda i: maximum("f32")(x[i, k], axis=k))], ONE)
-    a = _random(*shape)
-    a[1, 2] = a[3, -1] = np.nan
-    assert_close(kernel(a)[0], a.max(1), "exact")
 
 
 # -- fallback ---------------------------------------------------------------------------------------------------------
@@ -303,7 +176,7 @@ def test_convolution_and_its_padding_as_a_workspace(eager: None) -> None:
         (2, 5, 9, 9), lambda n, o, h, v: te.sum(padded[n, r[0], h + r[1], v + r[2]] * w[o, r[0], r[1], r[2]], axis=r)
     )
     kernel = Kernel([x, w], [conv], WIDEST)
-    a, b = _random(2, 3, 9, 9), _random(5, 3, 3, 3)
+    a, b = normal(2, 3, 9, 9), normal(5, 3, 3, 3)
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(a, [(0, 0), (0, 0), (1, 1), (1, 1)]), (3, 3), (2, 3))
     assert_close(kernel(a, b)[0], np.einsum("nchwij,ocij->nohw", windows, b), "conv")
     assert kernel.recipe == "fallback"
@@ -319,7 +192,7 @@ def test_matrix_product(transposed: bool, eager: None) -> None:
     x, w, k = tensor("x", 17, 50), tensor("w", *((33, 50) if transposed else (50, 33))), axis(50)
     body = lambda i, j: te.sum(x[i, k] * (w[j, k] if transposed else w[k, j]), axis=k)  # noqa: E731
     kernel = Kernel([x, w], [compute((17, 33), body)], WIDEST)
-    a, b = _random(17, 50), _random(50, 33)
+    a, b = normal(17, 50), normal(50, 33)
     assert_close(kernel(a, np.ascontiguousarray(b.T) if transposed else b)[0], a @ b, "conv")
 
 
@@ -343,20 +216,12 @@ def test_extern_operations_stay(eager: None) -> None:
 
     total = te.extern([(8,)], [x], running, name="running", dtype="float32")
     kernel = Kernel([x], [total], WIDEST)
-    a = _random(8)
+    a = normal(8)
     assert kernel.recipe == "fallback"
     assert_close(kernel(a)[0], np.cumsum(a), "reduction")
 
 
 # -- code -------------------------------------------------------------------------------------------------------------
-
-
-def test_one_thread_means_no_parallel_loop(eager: None) -> None:
-    from tests.targets.cpu_generic import Kernel, tensor
-
-    x = tensor("x", 64, 1000)
-    assert "TVMBackendParallelLaunch" not in Kernel([x], [_softmax(x, 64, 1000)], ONE).llvm
-    assert "TVMBackendParallelLaunch" in Kernel([x], [_softmax(x, 64, 1000)], WIDEST).llvm
 
 
 def test_small_kernels_do_not_wake_threads() -> None:
@@ -365,16 +230,6 @@ def test_small_kernels_do_not_wake_threads() -> None:
     x = tensor("x", 100)
     kernel = Kernel([x], [compute((100,), lambda i: x[i] + x[i])], WIDEST)
     assert "TVMBackendParallelLaunch" not in kernel.llvm
-
-
-def test_softmax_calls_no_library_and_allocates_nothing() -> None:
-    from tests.targets.cpu_generic import Kernel, tensor
-
-    x = tensor("x", 64, 1000)
-    text = Kernel([x], [_softmax(x, 64, 1000)], WIDEST).llvm
-    assert "TVMBackendAllocWorkspace" not in text
-    assert not re.search(r"call [^@]*@(exp|llvm\.exp)", text)
-    assert re.search(rf"<{WIDEST.lanes()} x float>", text)
 
 
 def _representative() -> list[Case]:
