@@ -2,15 +2,13 @@
 
 python examples/style_transfer.py [steps] [folder]
 
-What is trained is the picture itself, by a training step whose only parameter it is. The features are three layers of
-random filters, which are enough for textures (Ustyuzhaninov et al. 2016): content is the features themselves, style
-their Gram matrix, which says what goes together with what, but not where. With a folder the three pictures are written.
+What is trained is the picture itself. The features are three layers of random filters, which are enough for textures
+(Ustyuzhaninov et al. 2016): content is the features, style their Gram matrices. Pictures are written to the folder.
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -38,17 +36,16 @@ class Picture(nn.Module):
         self.pixels = nn.Parameter(start.copy())
         self.layers = nn.ModuleList(nn.Conv2d(c, 32, 5, padding=2, bias=False) for c in (3, 32, 32))
         self.layers.requires_grad_(False)
-        for k, layer in enumerate(self.layers):
-            w = layer.weight
-            w.data = np.random.default_rng(k).normal(0, (2 / w.data[0].size) ** 0.5, w.shape).astype(np.float32)
+        nn.manual_seed(0)
+        for layer in self.layers:
+            nn.init.kaiming_normal_(layer.weight)
 
     def forward(self, x: nn.Tensor) -> tuple[nn.Tensor, ...]:
         """x [N, 3, H, W] is added to the pixels: zeros, or a picture where those are zeros."""
         y, grams = x + x.trace.value(self.pixels), []
         for layer in self.layers:
             y = layer(y).relu()
-            flat = y.flatten(2)
-            grams.append(flat @ flat.transpose(1, 2) * (1 / SIZE**2))
+            grams.append(y.flatten(2) @ y.flatten(2).transpose(1, 2) * (1 / SIZE**2))
         return (y, *grams)
 
 
@@ -60,26 +57,21 @@ def distance(b, outputs, targets):
 
 def main(steps: int = 200, folder: str = "") -> tuple[float, float]:
     """Transfer the style; print and return the distance of the Gram matrices to the style's at first and at last."""
-    content, style = pictures()
-    nothing = np.zeros_like(content)
+    (content, style), nothing = pictures(), np.zeros((1, 3, SIZE, SIZE), np.float32)
     look = TrainStep(Picture(nothing), distance, optim.SGD(lr=0.0))
     wanted, manner, plain = look.predict(content)[0], look.predict(style)[1:], look.predict(content)[1:]
-    optimizer = optim.Adam(lr=0.03)
-    step = TrainStep(Picture(content), distance, optimizer)
-    for k in range(steps):
-        loss = step(nothing, (wanted, *manner))["loss"]
-        if k % max(steps // 5, 1) == 0:
-            print(f"step {k:4}  loss {loss:.4f}")
+    step = TrainStep(Picture(content), distance, optim.Adam(lr=0.03))
+    for _ in range(steps):
+        step(nothing, (wanted, *manner))
     drawn = step.state_dict()["pixels"].clip(0, 1)
-    now = look.predict(drawn)
-    first, last = (sum(float(((a - b) ** 2).mean()) for a, b in zip(g, manner, strict=True)) for g in (plain, now[1:]))
+    grams = (plain, look.predict(drawn)[1:])
+    first, last = (sum(float(((a - b) ** 2).mean()) for a, b in zip(g, manner, strict=True)) for g in grams)
     print(f"distance to the style {first:.4f} --> {last:.4f}")
     if folder:
         from matplotlib import image
 
-        Path(folder).mkdir(parents=True, exist_ok=True)
         for name, picture in (("content", content), ("style", style), ("drawn", drawn)):
-            image.imsave(Path(folder) / f"{name}.png", picture[0].transpose(1, 2, 0))
+            image.imsave(f"{folder}/{name}.png", picture[0].transpose(1, 2, 0))
     return first, last
 
 

@@ -25,7 +25,7 @@ CASES: dict[str, tuple[list[str], list[str], list[str]]] = {
     "autoencoder": (["1"], ["mean squared error: autoencoder", "principal components"], ["sklearn"]),
     "gradient_ascent": (["20"], ["class 3: probability", "filter 20 of the second convolution"], []),
     "segment_shapes": (["1"], ["epoch 1/1  loss", "intersection over union: ground"], []),
-    "style_transfer": (["5", "{tmp}"], ["step    0  loss", "distance to the style"], ["matplotlib"]),
+    "style_transfer": (["5", "{tmp}"], ["distance to the style"], ["matplotlib"]),
     "positions_audio": (["2"], ["convolutional  where it was trained", "elsewhere"], []),
     "shuffled_digits": (["2"], ["dense", "convolutional", "lost"], ["sklearn"]),
     "backpropagation": (

@@ -128,7 +128,8 @@ def _train_element(
         place = place * c.dim(extent) + i
     m = c.math
     seed, step = tuple(key(c.dim(k)) for k in (0, 1)), key(c.dim(2))
-    words = (m.cast(place, "u32"), m.cast(place >> c.dim(32), "u32"), step, c.const(attrs.stream, "u32"))
+    wide = m.cast(place, "u64")  # an index may have 32 bits only, which cannot be shifted by as many
+    words = (m.cast(wide, "u32"), m.cast(wide >> m.like(32, wide), "u32"), step, c.const(attrs.stream, "u32"))
 
     def kept(words: Words) -> Any:
         return m.where(
