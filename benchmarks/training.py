@@ -6,7 +6,8 @@
 A step is forward, cross-entropy, backward and the optimizer's update (SGD with momentum, or AdamW). Each system runs in
 a process of its own; a round lets each in turn make steps for `--seconds`, after a pause, and the order moves on by one
 each round. `--clock cpu` counts the processor time of the process: with one thread it is right on a busy machine too.
-Writes benchmarks/results/training-<date>-<machine>.json and a table beside it; `--json` prints the results instead.
+Writes benchmarks/results/training/<date>-<machine>.json and a table beside it after every network; what the file of the
+day has of others stays. `--json` prints the results instead.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from benchmarks.training_nets import NETS
 from cnncc.bench.client import Client
 from cnncc.bench.machine import describe_machine, machine_slug
 
-FOLDER = Path(__file__).parent / "results"
+FOLDER = Path(__file__).parent / "results" / "training"
 PEERS = "torch,torch-channels-last"
 WORKER = "benchmarks.training_worker"
 
@@ -109,6 +110,15 @@ def kernel_list(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def merged(earlier: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Earlier results with new ones in the place of those that they repeat."""
+
+    def key(result: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(result[k] for k in ("net", "batch", "threads", "optimizer"))
+
+    return list({key(result): result for result in (*earlier, *results)}.values())
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the networks that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -125,24 +135,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where results are written")
     options = parser.parse_args(arguments)
     systems = ["cnncc", *filter(None, options.against.split(","))]
-    results = []
+    machine = describe_machine()
+    suffix = "-cpu-time" if options.clock == "cpu" else ""
+    path = options.folder / f"{datetime.date.today():%Y-%m-%d}-{machine_slug(machine)}{suffix}.json"
+    results: list[dict[str, Any]] = []
     for net in options.nets.split(","):
         for threads in map(int, options.threads.split(",")):
             for batch in [int(b) for b in options.batch.split(",") if b] or [NETS[net].batch]:
                 print(f"{net}, batch {batch}, {threads} threads", file=sys.stderr)
                 given = (options.optimizer, options.rounds, options.seconds, options.clock, options.kernels)
                 results.append(measure(net, batch, threads, systems, *given))
-                if not options.json:
-                    print(table(results[-1:]) + kernel_list(results[-1]), flush=True)
-    machine = describe_machine()
+                if options.json:
+                    continue
+                print(table(results[-1:]) + kernel_list(results[-1]), flush=True)
+                os.makedirs(options.folder, exist_ok=True)
+                earlier = json.loads(path.read_text())["results"] if path.exists() else []
+                together = merged(earlier, results[-1:])
+                path.write_text(json.dumps({"machine": machine, "results": together}, indent=1) + "\n")
+                path.with_suffix(".md").write_text(table(together))
     if options.json:
         print(json.dumps({"machine": machine, "results": results}, indent=1))
-        return
-    suffix = "-cpu-time" if options.clock == "cpu" else ""
-    path = options.folder / f"training-{datetime.date.today():%Y-%m-%d}-{machine_slug(machine)}{suffix}.json"
-    os.makedirs(options.folder, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
-    path.with_suffix(".md").write_text(table(results))
 
 
 if __name__ == "__main__":

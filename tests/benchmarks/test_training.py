@@ -28,6 +28,11 @@ def test_the_table_has_ratios_to_cnncc() -> None:
     assert "| lenet5 | 1x28x28 | 32 | 1 | sgd | 2.0 (1.9) | 4.0 (3.8), x2.00 | - |" in training.table([RESULT])
 
 
+def test_a_network_measured_again_takes_the_place_of_its_former_result() -> None:
+    old, other, new = ({"net": n, "batch": 8, "threads": 2, "optimizer": "sgd", "v": v} for n, v in ("a1", "b2", "a3"))
+    assert training.merged([old, other], [new]) == [new, other]
+
+
 def test_fallbacks_are_marked() -> None:
     assert "FALLBACK" in training.kernel_list(RESULT)
 
