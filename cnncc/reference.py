@@ -31,7 +31,10 @@ def find(reference: str, folder: Path | None = None) -> Any:
         if spec is None or spec.loader is None or not path.is_file():
             raise GraphError(f"{path}: not a Python file that can be imported")
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except ModuleNotFoundError as error:
+            raise GraphError(f"{reference}: {error}") from None
     else:
         try:
             module = importlib.import_module(place)

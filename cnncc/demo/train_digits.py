@@ -14,6 +14,7 @@ import numpy as np
 
 from cnncc import nn, optim
 from cnncc.demo.networks import LeNet
+from cnncc.errors import UnsupportedError
 from cnncc.train import TrainStep
 
 EPOCHS = 16
@@ -21,8 +22,16 @@ BATCH = 64
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Training images [1400, 1, 8, 8] in [0, 1], their labels, test images, their labels."""
-    from sklearn import datasets
+    """Training images [1400, 1, 8, 8] in [0, 1], their labels, test images, their labels.
+
+    Raises UnsupportedError without scikit-learn, which brings the images.
+    """
+    try:
+        from sklearn import datasets
+    except ImportError:
+        raise UnsupportedError(
+            "the digits come with scikit-learn, which is not installed: pip install scikit-learn"
+        ) from None
 
     data = datasets.load_digits()
     images = (data.images[:, None] / 16).astype(np.float32)
