@@ -39,6 +39,15 @@ def reduce_axes(prefix: str, extents: Iterable[int]) -> list[Any]:
     return [te.reduce_axis((i64(0), i64(e)), name=f"{prefix}{k}") for k, e in enumerate(extents)]
 
 
+def places(index: Any, extents: tuple[int, ...]) -> list[Any]:
+    """A number as places along axes of these extents."""
+    found = []
+    for extent in reversed(extents[1:]):
+        found.append(index % i64(extent))
+        index = index // i64(extent)
+    return [index, *reversed(found)] if extents else []
+
+
 def batch_of(problem: Any, x: Any) -> Any:
     """The batch as te needs it: a constant, or the variable in the operand's shape."""
     return i64(problem.n) if isinstance(problem.n, int) else x.shape[0]

@@ -141,7 +141,7 @@ class _Kernel:
         blocks, lead = -(-p.c // t.block), p.out[:-2]
         (stride, _), rows = p.strides[-2:], p.out[-2]
         with code.loop(self.n * i64(blocks * math.prod(lead)), "task", parallel=t.parallel) as task:
-            plane = [code.named(o, "plane") for o in _split(task % i64(math.prod(lead)), lead)]
+            plane = [code.named(o, "plane") for o in common.places(task % i64(math.prod(lead)), lead)]
             block = code.named(task // i64(math.prod(lead)) % i64(blocks), "c")
             image = code.named(task // i64(math.prod(lead) * blocks), "n")
             kept = code.local("kept", len(self.depths), self.high, self.wide, t.block)
@@ -251,7 +251,7 @@ class _Kernel:
         y = code.named(at - i64(self.above), "y")
         row = code.named(at % i64(self.high), "row")
         with code.loop(len(self.depths), "k") as k:
-            depth = _split(k, p.kernel[:-2])
+            depth = common.places(k, p.kernel[:-2])
             source = [o * i64(s) + d for o, s, d in zip(plane, p.strides, depth, strict=False)]
             with code.when(tirx.all(y >= i64(0), y < i64(p.size[-2]))):
                 self._row(
@@ -301,15 +301,6 @@ def _thirds(inside: tuple[int, int], count: int) -> Iterator[tuple[int, int, boo
     for begin, end, edge in ((0, low, True), (low, high, False), (high, count, True)):
         if end > begin:
             yield begin, end, edge
-
-
-def _split(index: Any, extents: tuple[int, ...]) -> list[Any]:
-    """A number as places along axes of these extents."""
-    places = []
-    for extent in reversed(extents[1:]):
-        places.append(index % common.i64(extent))
-        index = index // common.i64(extent)
-    return [index, *reversed(places)] if extents else []
 
 
 def schedule(sch: Any, p: PoolDxProblem, tile: PoolDxTile, target: Target) -> None:

@@ -107,10 +107,10 @@ class _Kernel:
             n0 = code.named(part * i64(t.images), "n0")
             count = code.named(tirx.min(i64(t.images), self.n - n0), "count") if t.images > 1 else 1
             with code.loop(math.prod(p.out[:-2]) * (p.out[-2] // t.lines), "chunk") as chunk:
-                *planes_at, line = _split(chunk, (*p.out[:-2], p.out[-2] // t.lines))
+                *planes_at, line = common.places(chunk, (*p.out[:-2], p.out[-2] // t.lines))
                 line = code.named(line * i64(t.lines), "line")
                 with code.loop(math.prod(p.kernel[:lead]), "depth") as depth:
-                    taps = _split(depth, p.kernel[:lead])
+                    taps = common.places(depth, p.kernel[:lead])
                     at = [
                         code.named(o * i64(s) + k * i64(d) - i64(b), "plane")
                         for o, k, s, d, b in zip(planes_at, taps, p.strides, p.dilations, p.pads, strict=False)
@@ -296,7 +296,7 @@ class _Kernel:
             begin = code.named((other + c) * i64(t.block), "begin") if self.kind == "blocked" else i64(0)
 
             def put(j: Any) -> None:
-                index = (made, begin + j // i64(taps), *_split(j % i64(taps), self.given.kernel))
+                index = (made, begin + j // i64(taps), *common.places(j % i64(taps), self.given.kernel))
                 code.store(self.out, finish(rows[lane, j], index), *index)
 
             if whole and length % t.lanes == 0:
@@ -327,15 +327,6 @@ class _Kernel:
         if self.kind == "plain":
             return i // i64(wide) * i64(taps) + k * i64(wide) + i % i64(wide)
         return k * i64(self.inner) + i
-
-
-def _split(index: Any, extents: tuple[int, ...]) -> list[Any]:
-    """A number as places along axes of these extents."""
-    places = []
-    for extent in reversed(extents[1:]):
-        places.append(index % common.i64(extent))
-        index = index // common.i64(extent)
-    return [index, *reversed(places)] if extents else []
 
 
 def _schedule(sch: Any, p: ConvProblem, tile: DwTile, target: Target) -> None:
