@@ -34,17 +34,17 @@ WORKER = "benchmarks.training_worker"
 
 
 def measure(
-    net: str, batch: int, threads: int, systems: Sequence[str], optimizer: str, rounds: int, seconds: float, clock: str,
-    kernels: int, pause: float = 0.2,
+    net: str, shape: tuple[int, ...], batch: int, threads: int, systems: Sequence[str], optimizer: str, rounds: int,
+    seconds: float, clock: str, kernels: int, pause: float = 0.2,
 ) -> dict[str, Any]:  # fmt: skip
-    """Milliseconds of a step of every system, and of the slowest kernels of cnncc's."""
+    """Milliseconds of a step of every system, and of the slowest kernels of cnncc's; `shape` is one image's."""
     found: dict[str, Any] = {}
     times: dict[str, list[list[float]]] = {}
     with ExitStack() as stack:
         clients: dict[str, Client] = {}
         for system in systems:
             client = stack.enter_context(Client(threads, WORKER))
-            given = {"net": net, "batch": batch, "threads": threads, "optimizer": optimizer}
+            given = {"net": net, "shape": shape, "batch": batch, "threads": threads, "optimizer": optimizer}
             reply = client.ask("open", 900, system=system, **given)
             found[system] = {k: v for k, v in reply.items() if k != "ok"}
             if reply["ok"]:
@@ -69,7 +69,7 @@ def measure(
         if every:
             found[name].update(median=statistics.median(every), least=min(every), steps=len(every))
     settings = {"optimizer": optimizer, "clock": clock, "rounds": rounds, "seconds": seconds}
-    return {"net": net, "batch": batch, "shape": NETS[net].shape, "threads": threads, **settings, "systems": found}
+    return {"net": net, "batch": batch, "shape": shape, "threads": threads, **settings, "systems": found}
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
@@ -114,7 +114,7 @@ def merged(earlier: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]])
     """Earlier results with new ones in the place of those that they repeat."""
 
     def key(result: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(result[k] for k in ("net", "batch", "threads", "optimizer"))
+        return (*(result[k] for k in ("net", "batch", "threads", "optimizer")), *result["shape"])
 
     return list({key(result): result for result in (*earlier, *results)}.values())
 
@@ -125,6 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--nets", default=",".join(NETS))
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--batch", default="", help="images; empty: each network's own")
+    parser.add_argument("--size", type=int, help="height and width of images; each network's own unless given")
     parser.add_argument("--against", default=PEERS)
     parser.add_argument("--optimizer", default="sgd", choices=["sgd", "adamw"])
     parser.add_argument("--rounds", type=int, default=5)
@@ -140,11 +141,13 @@ def main(arguments: list[str] | None = None) -> None:
     path = options.folder / f"{datetime.date.today():%Y-%m-%d}-{machine_slug(machine)}{suffix}.json"
     results: list[dict[str, Any]] = []
     for net in options.nets.split(","):
+        own = NETS[net].shape
+        shape = (*own[:-2], options.size, options.size) if options.size else own
         for threads in map(int, options.threads.split(",")):
             for batch in [int(b) for b in options.batch.split(",") if b] or [NETS[net].batch]:
-                print(f"{net}, batch {batch}, {threads} threads", file=sys.stderr)
+                print(f"{net}, {'x'.join(map(str, shape))}, batch {batch}, {threads} threads", file=sys.stderr)
                 given = (options.optimizer, options.rounds, options.seconds, options.clock, options.kernels)
-                results.append(measure(net, batch, threads, systems, *given))
+                results.append(measure(net, shape, batch, threads, systems, *given))
                 if options.json:
                     continue
                 print(table(results[-1:]) + kernel_list(results[-1]), flush=True)

@@ -1,14 +1,15 @@
 """The process that one system trains in, for benchmarks/training.py: JSON objects a line each way (cnncc.bench.worker).
 
-{"do": "open", "system": ..., "net": ..., "batch": n, "threads": n, "optimizer": ...} -> {"ok": true, "seconds": ...}
-{"do": "round", "seconds": s, "clock": c}                                             -> {"ok": true, "times": [...]}
-{"do": "kernels", "count": n}                             -> {"ok": true, "kernels": [...], "algorithms": {...}}
+{"do": "open", "system": ..., "net": ..., "shape": [...], "batch": n, "threads": n, "optimizer": ...}
+                                                                     -> {"ok": true, "seconds": ...}
+{"do": "round", "seconds": s, "clock": c}                            -> {"ok": true, "times": [...]}
+{"do": "kernels", "count": n}       -> {"ok": true, "kernels": [...], "algorithms": {...}}
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,11 @@ LEAST = 3  # steps of a round
 RATE, MOMENTUM = 0.01, 0.9
 
 
-def batch_of(net: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random images and labels."""
+def batch_of(net: str, shape: Sequence[int], batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random images of a shape, and labels."""
     known, random = NETS[net], np.random.default_rng(0)
-    x = random.standard_normal((batch, *known.shape)).astype(np.float32)
-    y = random.integers(0, known.classes, (batch, *(known.shape[1:] if known.per_pixel else ())))
+    x = random.standard_normal((batch, *shape)).astype(np.float32)
+    y = random.integers(0, known.classes, (batch, *(shape[1:] if known.per_pixel else ())))
     return x, y.astype(np.int64)
 
 
@@ -44,9 +45,11 @@ class Worker:
             text = str(error).strip().partition("\n")[0][:300]
             return {"ok": False, "missing": False, "reason": f"{type(error).__name__}: {text}"}
 
-    def do_open(self, system: str, net: str, batch: int, threads: int, optimizer: str) -> dict[str, Any]:
+    def do_open(
+        self, system: str, net: str, shape: Sequence[int], batch: int, threads: int, optimizer: str
+    ) -> dict[str, Any]:
         """Builds the network and makes the first step; the seconds are what both take, compilation with it."""
-        x, y = batch_of(net, batch)
+        x, y = batch_of(net, shape, batch)
         start = time.perf_counter()
         if system == "cnncc":
             self._cnncc(net, x, y, threads, optimizer)

@@ -29,8 +29,12 @@ def test_the_table_has_ratios_to_cnncc() -> None:
 
 
 def test_a_network_measured_again_takes_the_place_of_its_former_result() -> None:
-    old, other, new = ({"net": n, "batch": 8, "threads": 2, "optimizer": "sgd", "v": v} for n, v in ("a1", "b2", "a3"))
-    assert training.merged([old, other], [new]) == [new, other]
+    same = {"batch": 8, "threads": 2, "optimizer": "sgd"}
+    old, other, larger, new = (
+        {**same, "net": net, "shape": [3, size, size], "value": value}
+        for net, size, value in (("a", 64, 1), ("b", 64, 2), ("a", 224, 3), ("a", 64, 4))
+    )
+    assert training.merged([old, other, larger], [new]) == [new, other, larger]
 
 
 def test_fallbacks_are_marked() -> None:
