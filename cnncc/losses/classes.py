@@ -155,7 +155,8 @@ class _Labels:
 def _soft(b: Builder, output: Value, target: Value, weight: Any, reduction: Reduction, label_smoothing: float) -> Value:
     if target.type.shape != output.type.shape:
         raise GraphError(
-            f"cross_entropy: probabilities must have the shape of the scores, got {target.type} for {output.type}"
+            f"cross_entropy: labels must be integers, probabilities must have the shape of the scores, got "
+            f"{target.type} for {output.type}"
         )
     classes = extent("cross_entropy", output.type.shape[1])
     target = like(b, target, output)

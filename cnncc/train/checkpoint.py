@@ -52,6 +52,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint. Raises ModelFileError naming the file, and the entry where one is damaged."""
     if not path.is_file():
         raise ModelFileError(f"{path}: there is no such checkpoint")
+    if not zipfile.is_zipfile(path):
+        raise ModelFileError(f"{path}: must be a checkpoint (an .npz file), which this is not, or not all of one")
     try:
         archive = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -48,27 +48,32 @@ class Samples(Protocol):
 
 
 class Arrays:
-    """Samples in memory: x [n, ...] and y [n, ...]."""
+    """Samples in memory: x [n, ...] and y [n, ...]; each may be several arrays, as a tuple or a dict, y also None."""
 
     def __init__(self, x: Any, y: Any):
-        self.x, self.y = as_array(x, "x"), as_array(y, "y")
-        if self.x.ndim == 0 or self.y.ndim == 0 or len(self.x) != len(self.y):
-            raise GraphError(f"data: x and y must have as many samples, got shapes {self.x.shape} and {self.y.shape}")
-        if not len(self.x):
+        self.x, self.y = _arrays(x, "x"), _arrays(y, "y")
+        self._members = [*members(self.x), *members(self.y)]
+        lengths = {a.shape[0] if a.ndim else None for a in self._members}
+        if len(lengths) != 1 or None in lengths:
+            shapes = " and ".join(str(a.shape) for a in self._members)
+            raise GraphError(f"data: x and y must have as many samples, got shapes {shapes}")
+        if not len(self):
             raise GraphError("data: there must be at least one sample, got none")
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self._members[0])
 
     def read(self, indices: np.ndarray) -> Batch:
         """Copies of some samples, aligned so that kernels read them in place."""
-        return _take(self.x, indices), _take(self.y, indices)
+        return _each(self.x, lambda a: _take(a, indices)), _each(self.y, lambda a: _take(a, indices))
 
     def fingerprint(self) -> int:
         """Of shapes, types, and some samples: to notice that a run is resumed with other data."""
         places = np.linspace(0, len(self) - 1, min(len(self), 16)).astype(int)
-        kinds = repr([(a.shape, a.dtype.str) for a in (self.x, self.y)])
-        return zlib.crc32(self.y[places].tobytes(), zlib.crc32(self.x[places].tobytes(), zlib.crc32(kinds.encode())))
+        total = zlib.crc32(repr([(a.shape, a.dtype.str) for a in self._members]).encode())
+        for array in self._members:
+            total = zlib.crc32(array[places].tobytes(), total)
+        return total
 
     def split(self, fraction: float, seed: int) -> tuple[Arrays, Arrays]:
         """The samples but a random `fraction` of them, and that fraction."""
@@ -76,8 +81,10 @@ class Arrays:
         if not 0 < held < len(self):
             raise GraphError(f"validation: a fraction must leave samples on both sides, got {fraction} of {len(self)}")
         order = np.random.default_rng([seed, SHUFFLE]).permutation(len(self))
-        first, second = order[held:], order[:held]
-        return Arrays(self.x[first], self.y[first]), Arrays(self.x[second], self.y[second])
+        return self._part(order[held:]), self._part(order[:held])
+
+    def _part(self, indices: np.ndarray) -> Arrays:
+        return Arrays(*(_each(side, lambda a: a[indices]) for side in (self.x, self.y)))
 
 
 class Indexed:
@@ -166,16 +173,29 @@ def as_data(given: Any, batch: int, seed: int = 0, transforms: Sequence[Transfor
     """
     if isinstance(given, (Indexed, Loader)):
         return given
-    if isinstance(given, tuple) and len(given) == 2 and all(hasattr(a, "shape") for a in given):
+    if is_pair(given):
         given = Arrays(*given)
     if hasattr(given, "read") and hasattr(given, "__len__"):
         return Indexed(given, batch, seed, transforms, training)
     if callable(given) or hasattr(given, "__iter__"):
         return Loader(given, seed, transforms, training)
     raise GraphError(
-        "data must be a pair of arrays (x, y), an ImageFolder, an iterable of batches (x, y), or a function "
-        f"epoch -> iterable, got {type(given).__name__}"
+        "data must be a pair of arrays (x, y), an ImageFolder, an iterable of batches (x, y) such as a torch "
+        f"DataLoader, or a function epoch -> iterable, got {type(given).__name__}"
     )
+
+
+def is_pair(given: Any) -> bool:
+    """Whether data is (x, y) in memory: arrays, or a tuple or dict of them on a side.
+
+    Two tuples are two batches, as in a list: where there are several inputs and several targets one must be a dict.
+    """
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        return False
+    if all(isinstance(side, (tuple, list)) for side in given):
+        return False
+    first = members(given[0])
+    return bool(first) and all(hasattr(a, "shape") for a in first)
 
 
 def as_array(value: Any, what: str) -> np.ndarray:
@@ -190,7 +210,19 @@ def as_array(value: Any, what: str) -> np.ndarray:
 
 
 def _length(value: Any) -> int | None:
-    return len(value) if hasattr(value, "__len__") else None
+    try:
+        return len(value)
+    except TypeError:  # a torch DataLoader has __len__, which raises where its dataset has none
+        return None
+
+
+def _each(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """One side of a batch with every array changed."""
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        return {name: change(v) for name, v in value.items()}
+    return tuple(map(change, value)) if isinstance(value, tuple) else change(value)
 
 
 def _arrays(value: Any, what: str) -> Any:

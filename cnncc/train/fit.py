@@ -13,7 +13,7 @@ from cnncc.losses import NLL, CrossEntropy, MultiMargin, find_loss
 from cnncc.nn.module import Module
 from cnncc.optim import Optimizer
 from cnncc.train.augment import Transform
-from cnncc.train.data import Arrays, as_data
+from cnncc.train.data import Arrays, as_data, is_pair
 from cnncc.train.evaluate import ArrayMetric
 from cnncc.train.files import check_folder
 from cnncc.train.history import History
@@ -54,9 +54,10 @@ def fit(
 
     model: a TrainStep, or what one is made of (a module, a graph, an .onnx file) with `loss` and `optimizer`; one that
         is made here measures accuracy where the loss is of classes.
-    data: a pair of arrays (x, y), an ImageFolder, an iterable of batches (x, y) such as a torch DataLoader, or a
-        function epoch -> iterable; x and y of a batch are what the step takes. Arrays and folders are cut into batches
-        of `batch` samples, shuffled anew every epoch by `seed`; the last batch may be smaller.
+    data: a pair of arrays (x, y), each also a tuple or dict of arrays, an ImageFolder, an iterable of batches (x, y)
+        such as a torch DataLoader, or a function epoch -> iterable; x and y of a batch are what the step takes. Arrays
+        and folders are cut into batches of `batch` samples, shuffled anew every epoch by `seed`; the last batch may be
+        smaller.
     validation: the same kinds of data; or a number, the fraction of arrays (x, y) to hold back.
     schedule: a schedule of `cnncc.optim.schedules`, or a function of the number of steps done -> learning rate.
     early_stopping: an EarlyStopping, or its patience in epochs; needs `validation`. The model then ends with the
@@ -94,7 +95,7 @@ def fit(
     if checkpoint_every is not None and checkpoint_every < 1:
         raise GraphError(f"checkpoint_every must be at least 1 step, got {checkpoint_every}")
     if isinstance(validation, float):
-        if not isinstance(data, Arrays) and not (isinstance(data, tuple) and len(data) == 2):
+        if not isinstance(data, Arrays) and not is_pair(data):
             raise GraphError("validation as a fraction needs data as a pair of arrays (x, y)")
         data, validation = (data if isinstance(data, Arrays) else Arrays(*data)).split(validation, seed)
     plan = Plan(
@@ -122,7 +123,7 @@ def as_step(model: Any, loss: Any, optimizer: Optimizer | None, target: str, thr
         return model
     if optimizer is None:
         raise GraphError("fit: a model needs an optimizer, e.g. optimizer=cnncc.optim.SGD(lr=0.1, momentum=0.9)")
-    if not isinstance(model, (Module, Graph)):
+    if isinstance(model, (str, os.PathLike, bytes)) or hasattr(model, "SerializeToString"):
         from cnncc.edges.onnx_import import load_onnx
 
         model = load_onnx(model)

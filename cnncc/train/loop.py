@@ -90,7 +90,7 @@ class Run:
         self.history = History()
         self.rate = Rate(step.optimizer, plan.schedule)
         self.best = Best(plan.early_stopping or EarlyStopping(patience=plan.epochs))
-        self.lr = step.optimizer.lr  # of the last step
+        self.lr = float(step.optimizer.lr)  # of the last step
         self.settings = optimizer_settings(step.optimizer)  # some schedules change more than the rate later
         self.best_state: Mapping[str, np.ndarray] = {}
         self._found: Mapping[str, np.ndarray] | None = None  # the state of a checkpoint, not taken back yet
@@ -119,7 +119,7 @@ class Run:
                 self._prepare(x, y)
             begin = time.perf_counter()
             self.rate.before_step(self.at.steps)
-            self.lr = self.step.optimizer.lr
+            self.lr = float(self.step.optimizer.lr)
             feeds = self.step.feeds(x, y)
             if self.watch is not None:
                 self.watch.before(feeds, self.at.epoch, self.at.steps)
@@ -143,6 +143,8 @@ class Run:
             self._found = None
 
     def _close_epoch(self) -> None:
+        if not self.at.batch:
+            raise GraphError("data: an epoch must have at least one batch, got none")
         if self.watch is not None:
             self.watch.check_state()
         at, validation = self.at, self._validate()
@@ -177,7 +179,10 @@ class Run:
 
     def _finish(self) -> None:
         if self._found is not None:  # there was nothing left to do
-            self.step.load_state_dict(self._found)
+            try:
+                self.step.load_state_dict(self._found)
+            except GraphError as error:
+                raise ModelFileError(f"{self.plan.checkpoint}: the checkpoint is of another model, {error}") from None
         self.history.stopped = self.history.stopped or "epochs"
         if self.best_state:
             self.step.load_state_dict({**self.step.state_dict(), **self.best_state})
@@ -223,10 +228,17 @@ class Run:
 
 def optimizer_settings(optimizer: Optimizer) -> dict[str, Any]:
     """What must be equal when a run is resumed: the rule and its numbers, without learning rates (see `Rate`)."""
-    numbers = {f.name: getattr(optimizer, f.name) for f in fields(optimizer) if f.name not in ("lr", "groups")}  # type: ignore[arg-type]
+    numbers = {f.name: _plain(getattr(optimizer, f.name)) for f in fields(optimizer) if f.name not in ("lr", "groups")}  # type: ignore[arg-type]
     groups = [
-        {"match": g.match, "frozen": g.frozen, **{k: v for k, v in g.overrides.items() if k != "lr"}}
+        {"match": g.match, "frozen": g.frozen, **{k: _plain(v) for k, v in g.overrides.items() if k != "lr"}}
         for g in optimizer.groups
     ]
     settings: dict[str, Any] = json.loads(json.dumps({"rule": type(optimizer).__name__, **numbers, "groups": groups}))
     return settings
+
+
+def _plain(value: Any) -> Any:
+    """A hyperparameter as JSON has it: numbers of numpy are Python's."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value.item() if isinstance(value, np.generic) else value

@@ -19,8 +19,11 @@ Metric = Callable[[Builder, Any, Any], Value]
 def accuracy(b: Builder, output: Value, target: Value) -> Value:
     """The share of places whose largest logit is the label's; logits [N, C, ...], labels [N, ...] of integers.
 
-    Places whose label is no class (below 0, or C and above: those that a loss ignores) are left out.
+    Places whose label is no class (below 0, or C and above: those that a loss ignores) are left out. Of probabilities
+    in the shape of the logits, as cross-entropy takes them, the label is the class of the largest.
     """
+    if is_float(target.type.dtype) and target.type.shape == output.type.shape:
+        target = b.argmax(target, axis=1, keepdims=False)
     _check("accuracy", output, target)
     labels = b.cast(target, dtype="i64")
     right = b.equal(b.argmax(output, axis=1, keepdims=False), labels)

@@ -37,7 +37,7 @@ class Origin:
     """An operation whose operands are finite and whose result is not.
 
     layer: its name in the user's model ("" where it has none); direction: "forward", "backward" or "update";
-    nans, infinities, size: of its result.
+    nans, infinities, size: of its result. constant: whether it took them from a constant of the graph.
     """
 
     layer: str
@@ -46,11 +46,15 @@ class Origin:
     nans: int
     infinities: int
     size: int
+    constant: bool = False
 
     def __str__(self) -> str:
         name = f"layer '{self.layer}' ({self.op})" if self.layer else self.op
         counts = [f"{n:,} {what}" for n, what in ((self.nans, "NaN"), (self.infinities, "infinite")) if n]
-        return f"{name}, {self.direction}: {' and '.join(counts)} of {self.size:,} values"
+        text = f"{name}, {self.direction}: {' and '.join(counts)} of {self.size:,} values"
+        if self.constant:
+            text += ", from a constant (losses are NaN where a label is neither a class nor ignored)"
+        return text
 
 
 @dataclass(frozen=True)
@@ -126,32 +130,35 @@ def _find(step: TrainStep, done: _Done, before: Mapping[str, np.ndarray]) -> lis
 def find_origins(graph: Graph, feeds: Mapping[str, np.ndarray]) -> tuple[list[Origin], dict[str, np.ndarray]]:
     """The first operations of a step's graph that make values that are not finite from operands that are.
 
+    Where there are none, those that took them from constants (masks have infinite ones, so they are no origin else).
     Also the outputs by name, as far as it was run: it ends with the last of those operations.
     """
     before, wanted = _forward(graph), set(graph.outputs)
-    found = []
-    bad: set[Value] = set()
+    found: list[Origin] = []
+    taken: list[Origin] = []
     arrays = {v: feeds[v.name] for v in graph.inputs}
-    bad.update(v for v, a in arrays.items() if not _finite(a))
-    bad.update(v for v in graph.constants if v.data is not None and not _finite(v.data))
+    constants = {v for v in graph.constants if v.data is not None and not _finite(v.data)}
+    bad = {v for v, a in arrays.items() if not _finite(a)}
     outputs: dict[Value, np.ndarray] = {}
     for node, results in evaluate_each(graph, arrays):
         outputs.update((v, a) for v, a in zip(node.outputs, results, strict=True) if v in wanted)
         broken = [(v, a) for v, a in zip(node.outputs, results, strict=True) if not _finite(a)]
         if broken and not any(v in bad for v in node.operands()):
-            found.append(_origin(node, broken[0][1], before))
+            constant = any(v in constants for v in node.operands())
+            (taken if constant else found).append(_origin(node, broken[0][1], before, constant))
             if len(found) == SHOWN:
                 break
         bad.update(v for v, _ in broken)
     named = zip(graph.outputs, graph.output_names, strict=True)
-    return found, {name: outputs[v] for v, name in named if v in outputs}
+    return found or taken[:SHOWN], {name: outputs[v] for v, name in named if v in outputs}
 
 
-def _origin(node: Node, array: np.ndarray, before: set[Node]) -> Origin:
+def _origin(node: Node, array: np.ndarray, before: set[Node], constant: bool) -> Origin:
     name = node.source
     direction = "forward" if node in before else "backward" if name.startswith("grad of ") else "update"
     nans = int(np.isnan(array).sum())
-    return Origin(name.removeprefix("grad of "), node.op, direction, nans, int(np.isinf(array).sum()), array.size)
+    infinities = int(np.isinf(array).sum())
+    return Origin(name.removeprefix("grad of "), node.op, direction, nans, infinities, array.size, constant)
 
 
 def _forward(graph: Graph) -> set[Node]:

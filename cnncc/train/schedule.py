@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 from cnncc.errors import GraphError
@@ -29,7 +30,10 @@ class Rate:
     def before_step(self, steps: int) -> None:
         """`steps` are done."""
         if self.schedule is not None and not isinstance(self.schedule, Schedule):
-            self.optimizer.lr = float(self.schedule(steps))
+            rate = self.schedule(steps)
+            if not isinstance(rate, Real):
+                raise GraphError(f"schedule: a function of the steps done must give a number, got {rate!r}")
+            self.optimizer.lr = float(rate)
 
     def after_step(self) -> None:
         """Another step is done."""
@@ -45,7 +49,7 @@ class Rate:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
         own = self.schedule.state_dict() if isinstance(self.schedule, Schedule) else None
-        return {"lr": self.optimizer.lr, "kind": type(self.schedule).__name__, "schedule": own}
+        return {"lr": float(self.optimizer.lr), "kind": type(self.schedule).__name__, "schedule": own}
 
     def load(self, data: Mapping[str, Any]) -> None:
         """Take back what `to_dict` gave. Raises GraphError where it was of another kind of schedule."""

@@ -70,6 +70,7 @@ class TrainStep:
         metrics: Sequence[str | Metric] | Mapping[str, str | Metric] = (),
         seed: int | None = None,
     ):
+        check_arguments(model, optimizer)
         self.model = model
         self.module = GraphModule(model) if isinstance(model, Graph) else model
         self.optimizer = optimizer
@@ -291,6 +292,18 @@ class TrainStep:
                 problems.append(f"{name}: shape must be {own[name].shape}, got {array.shape}")
         if problems:
             raise GraphError(f"load_state_dict: {'; '.join(problems)}")
+
+
+def check_arguments(model: Any, optimizer: Any) -> None:
+    """Raises GraphError where a step cannot be made of these, with what to give instead."""
+    if not isinstance(model, (Module, Graph)):
+        raise GraphError(
+            "a training step's model must be a cnncc.nn module or a graph (an ONNX file: cnncc.load_onnx(path, "
+            f"training=True); a torch module: its ONNX export), got {type(model).__name__}"
+        )
+    if not isinstance(optimizer, Optimizer):
+        got = optimizer.__name__ if isinstance(optimizer, type) else repr(optimizer)
+        raise GraphError(f"a training step's optimizer must be e.g. cnncc.optim.SGD(lr=0.1), got {got}")
 
 
 def _scalars(results: Mapping[str, np.ndarray]) -> dict[str, float]:

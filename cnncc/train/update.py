@@ -12,8 +12,10 @@ samples: for a loss that is a mean over the batch, k batches of any sizes make t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 
@@ -90,8 +92,10 @@ class Update:
                     "and load this one's state"
                 )
             numbers += rule.numbers().values()
-        if not np.isfinite(numbers).all():
-            raise GraphError(f"{type(self.optimizer).__name__}: hyperparameters must be finite, got {self.optimizer}")
+        if not all(isinstance(n, Real) and math.isfinite(n) for n in numbers):
+            raise GraphError(
+                f"{type(self.optimizer).__name__}: hyperparameters must be finite numbers, got {self.optimizer}"
+            )
         return {HYPER: np.array(numbers, np.float64)}
 
     def append(self, b: Builder, parameters: Mapping[str, Value], gradients: Mapping[str, Value]) -> Updated:

@@ -51,6 +51,30 @@ def test_torch_loader():
     assert (data.samples, data.length) == (10, 3)
 
 
+def test_a_loader_without_a_length():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter([(torch.from_numpy(x), int(y)) for x, y in zip(X, Y, strict=True)])
+
+    data = as_data(torch.utils.data.DataLoader(Stream(), batch_size=4), 99)
+    assert samples(data) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert (data.samples, data.length) == (None, None)
+
+
+def test_several_arrays_on_a_side():
+    for x in ((X, Y), {"left": X, "right": Y}):
+        data = as_data((x, Y), 4, seed=1)
+        for both, y in data.batches(0):
+            left, right = both.values() if isinstance(both, dict) else both
+            assert np.array_equal(left, X[y])
+            assert np.array_equal(right, y)
+        held, rest = as_data((x, None), 4).source.split(0.3, 0)
+        assert (len(held), len(rest), rest.y) == (7, 3, None)
+        assert type(rest.x) is type(x)
+    assert samples(as_data([X, Y], 5, training=False)) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert samples(as_data(((X, Y), (X, Y)), 5)) == [Y.tolist()] * 2  # two batches
+
+
 def test_functions_lists_and_iterators():
     def batches(epoch):
         yield X[:2], Y[:2] + epoch
@@ -72,6 +96,7 @@ def test_functions_lists_and_iterators():
         ((X, Y[:9]), r"as many samples, got shapes \(10, 2\) and \(9,\)"),
         ((X[:0], Y[:0]), "at least one sample, got none"),
         (3, "data must be a pair of arrays .* got int"),
+        (((X, Y[:9]), Y), r"as many samples, got shapes \(10, 2\) and \(9,\) and \(10,\)"),
         ((X, np.array(["a"] * 10)), "y must hold numbers, got <U1"),
     ],
 )

@@ -141,12 +141,40 @@ def test_user_metrics_are_means_over_samples():
         ({"progress": "loud"}, "progress must be 'auto', 'bar', 'lines' or 'none', got 'loud'"),
         ({"schedule": 0.1}, "schedule must be"),
         ({"checkpoint": "nowhere/run.npz"}, "nowhere/run.npz: cannot be written, there is no folder nowhere"),
+        ({"schedule": lambda steps: "0.1"}, "a function of the steps done must give a number, got '0.1'"),
         ({"optimizer": optim.SGD()}, "a TrainStep has its optimizer already"),
     ],
 )
 def test_arguments_that_do_not_fit(options, words):
     with pytest.raises((GraphError, ModelFileError), match=words):
         train(**options)
+
+
+@pytest.mark.parametrize("data", [[], lambda epoch: iter([])])
+def test_an_epoch_without_batches_is_refused(data):
+    with pytest.raises(GraphError, match="an epoch must have at least one batch, got none"):
+        fit(mlp(), data, optimizer=optim.SGD(**SGD))
+
+
+def test_targets_may_be_probabilities():
+    history = fit(mlp(), (X, np.eye(2, dtype=np.float32)[Y]), optimizer=optim.SGD(**SGD), validation=0.2, epochs=2)
+    assert 0 < history.last["val_accuracy"] <= 1
+
+
+def test_a_model_of_two_inputs_trains_from_arrays():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(6, 2), nn.Linear(6, 2)
+
+        def forward(self, a, b):
+            return self.left(a) + self.right(b)
+
+    def go(x):
+        nn.manual_seed(0)
+        return fit(Both(), (x, Y), optimizer=optim.SGD(**SGD), validation=0.25, epochs=2, batch=16, threads=1)
+
+    assert numbers(go((X, X))) == numbers(go({"b": X, "a": X}))
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------
@@ -337,6 +365,25 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     wide = TrainStep(nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 2)), "cross_entropy", optim.SGD(**SGD))
     with pytest.raises(ModelFileError, match=r"0.weight must be float32\(9, 6\), got float32\(8, 6\)"):
         fit(wide, (X, Y), batch=16, seed=3, checkpoint=path, resume=True, schedule=lambda s: 0.1)
+
+
+def test_a_checkpoint_of_another_model_is_refused_though_nothing_is_left_to_do(tmp_path):
+    train(tmp_path, epochs=1)
+    other = TrainStep(nn.Sequential(nn.Linear(6, 2)), "cross_entropy", optim.SGD(**SGD), threads=1)
+    path = tmp_path / "run.npz"
+    with pytest.raises(ModelFileError, match=r"run.npz: the checkpoint is of another model"):
+        fit(other, (X, Y), batch=16, seed=3, epochs=1, checkpoint=path, resume=True, schedule=lambda s: 0.1)
+
+
+def test_numbers_of_numpy_are_hyperparameters(tmp_path):
+    optimizer = optim.AdamW(
+        lr=np.float32(0.125), weight_decay=np.float32(0.5), groups=[optim.Group("*.bias", weight_decay=np.float64(0))]
+    )
+    plain = optim.AdamW(lr=0.125, weight_decay=0.5, groups=[optim.Group("*.bias", weight_decay=0)])
+    path = tmp_path / "run.npz"
+    fit(mlp(), (X, Y), optimizer=optimizer, epochs=1, checkpoint=path, threads=1)
+    history = fit(mlp(), (X, Y), optimizer=plain, epochs=2, checkpoint=path, resume=True, threads=1)
+    assert [e.lr for e in history.epochs] == [0.125, 0.125]
 
 
 def test_resuming_without_a_file_begins(tmp_path):

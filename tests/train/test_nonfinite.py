@@ -85,6 +85,32 @@ def test_inputs_are_blamed_for_what_they_hold():
     assert "x already held values that are not finite before the step" in message
 
 
+def test_labels_that_are_no_class_are_blamed():
+    data = list(batches(-1))
+    data[2][1][3] = 7
+    _, message = run(network(), data)
+    assert "step 3 (epoch 1): the loss is not finite" in message
+    assert (
+        "1 NaN of 16 values, from a constant (losses are NaN where a label is neither a class nor ignored)" in message
+    )
+
+
+def test_infinite_constants_are_no_origin():
+    class Masked(nn.Module):
+        def forward(self, x):
+            return x._op("max", x, np.full((1, 8), -np.inf, np.float32)) + np.float32(0)
+
+    class Hidden(nn.Module):
+        """-inf that does no harm: exp of it is 0."""
+
+        def forward(self, x):
+            return (x + np.array([-np.inf] + [0] * 7, np.float32)).exp()
+
+    _, message = run(network(Masked(), Hidden(), Logarithm()), list(batches(-1)))
+    assert "first made by layer '5' (log), forward: 16 infinite of 128 values" in message
+    assert "constant" not in message
+
+
 def test_an_update_that_overflows_is_named():
     def steep(b, output, y):
         return b.mul(find_loss("cross_entropy")(b, output, y), 1e4)

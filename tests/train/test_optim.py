@@ -118,9 +118,10 @@ def test_a_term_that_was_left_out_cannot_come_back() -> None:
 def test_a_rate_that_is_no_number_is_refused_before_the_step() -> None:
     optimizer = optim.SGD(lr=0.1)
     ours = Updating(Update(optimizer), arrays("float32", 0))
-    optimizer.lr = float("inf")
-    with pytest.raises(GraphError, match=r"hyperparameters must be finite, got SGD\(lr=inf"):
-        ours.step(arrays("float32", 1))
+    for rate in (float("inf"), None, "0.1", np.array([0.1, 0.2])):
+        optimizer.lr = rate
+        with pytest.raises(GraphError, match=r"hyperparameters must be finite numbers, got SGD\(lr="):
+            ours.step(arrays("float32", 1))
 
 
 def test_corrections_right_after_resume() -> None:

@@ -157,7 +157,7 @@ def test_metrics_by_name_and_function():
     with pytest.raises(GraphError, match="names of their own"):
         make(metrics=["accuracy", "accuracy"])
     with pytest.raises(GraphError, match="accuracy takes logits"):
-        make(nn.Flatten(), loss="mse", metrics=["accuracy"]).evaluate(X, X.reshape(24, -1))
+        make(loss=lambda b, o, t: b.reduce_mean(o, keepdims=False), metrics=["accuracy"])(X, Y.astype(np.float32))
 
 
 def test_accuracy_leaves_out_labels_that_are_no_class():
@@ -174,6 +174,27 @@ def test_accuracy_leaves_out_labels_that_are_no_class():
     step = make(Pixels(), loss=lambda b, o, t: b.reduce_mean(o, keepdims=False), metrics=["accuracy"])
     right = step.predict(X).argmax(1) == labels
     assert step.evaluate(X, labels)["accuracy"] == pytest.approx(right[:, 2:].mean(), rel=1e-5)
+
+
+def test_accuracy_of_probabilities_is_of_their_largest():
+    step, soft = make(metrics=["accuracy"]), make(metrics=["accuracy"])
+    q = np.full((24, int(step.predict(X).shape[1])), 0.01, np.float32)
+    q[np.arange(24), Y] = 0.9
+    assert soft.evaluate(X, q)["accuracy"] == step.evaluate(X, Y)["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("model", "optimizer", "words"),
+    [
+        (torch.nn.Linear(2, 3), optim.SGD(lr=0.1), r"a cnncc.nn module or a graph .*a torch module.* got Linear"),
+        ("net.onnx", optim.SGD(lr=0.1), r"cnncc.load_onnx\(path, training=True\).* got str"),
+        (nn.Linear(2, 3), optim.SGD, r"optimizer must be e.g. cnncc.optim.SGD\(lr=0.1\), got SGD"),
+        (nn.Linear(2, 3), "adam", "got 'adam'"),
+    ],
+)
+def test_what_no_step_can_be_made_of(model, optimizer, words):
+    with pytest.raises(GraphError, match=words):
+        TrainStep(model, "mse", optimizer)
 
 
 class Two(nn.Module):
