@@ -7,6 +7,7 @@ import numpy as np
 from cnncc.builder import Builder
 from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ops.registry import lookup
+from cnncc.passes.activations import RULES as ACTIVATIONS
 from cnncc.passes.adaptive import RULES as ADAPTIVE
 from cnncc.passes.manager import Context
 from cnncc.passes.rules import Decline, Rule, apply_rules, rule
@@ -142,6 +143,18 @@ def div_to_mul(b: Builder, x: Value, c: Value) -> Value | Decline:
     return b.mul(x, 1 / c.data)  # type: ignore[no-any-return]
 
 
+@rule("pow(x, 2)")
+def pow_to_square(b: Builder, x: Value, root: Node) -> Value | Decline:
+    """x ** 2 --> x x, where a power takes a logarithm."""
+    return b.square(x) if x.type == root.output.type else Decline(SAME)
+
+
+@rule("pow(x, 3)")
+def pow_to_cube(b: Builder, x: Value, root: Node) -> Value | Decline:
+    """x ** 3 --> x x x."""
+    return b.mul(b.mul(x, x), x) if x.type == root.output.type else Decline(SAME)
+
+
 RULES: tuple[Rule, ...] = (
     drop_add_zero,
     drop_sub_zero,
@@ -161,7 +174,10 @@ RULES: tuple[Rule, ...] = (
     drop_slice,
     sub_to_add,
     div_to_mul,
+    pow_to_square,
+    pow_to_cube,
     *ADAPTIVE,
+    *ACTIVATIONS,
 )
 
 
