@@ -20,6 +20,7 @@ from cnncc.passes.pooling import order_pools
 from cnncc.passes.producers import fuse_producers
 from cnncc.passes.products import flatten_matmul, turn_weights
 from cnncc.passes.regions import propose_kernels
+from cnncc.passes.resizing import split_resize
 from cnncc.passes.stop_gradient import remove_stop_gradients
 from cnncc.passes.tiles import choose_tiles
 from cnncc.passes.transposes import sink_transposes
@@ -37,6 +38,7 @@ FLATTEN_MATMUL = Step("flatten-matmul", flatten_matmul)
 TURN_WEIGHTS = Step("turn-weights", turn_weights)
 LOWER_CONV_TRANSPOSE = Step("lower-conv-transpose", lower_conv_transpose)
 SPLIT_FOLDS = Step("split-folds", split_folds)
+SPLIT_RESIZE = Step("split-resize", split_resize)
 MERGE_DUPLICATES = Step("merge-duplicates", merge_duplicates)
 REMOVE_DEAD = Step("remove-dead", lambda graph, context: graph.tidy())
 SEPARATE_OUTPUTS = Step("separate-outputs", separate_outputs)
@@ -63,6 +65,7 @@ INFERENCE: tuple[Pass, ...] = (
     LOWER_CONV_TRANSPOSE,
     LOWER_DILATION,
     SPLIT_FOLDS,
+    SPLIT_RESIZE,
     FLATTEN_MATMUL,
     CANONICALIZE,
     FOLD_CONSTANTS,
@@ -81,6 +84,7 @@ TRAINING: tuple[Pass, ...] = (
     ORDER_POOLS,
     LOWER_CONV_TRANSPOSE,
     SPLIT_FOLDS,
+    SPLIT_RESIZE,
     FLATTEN_MATMUL,
     CANONICALIZE,
     FOLD_CONSTANTS,

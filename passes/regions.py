@@ -167,6 +167,8 @@ def _place(graph: Graph, node: Node, owner: dict[Node, Region], context: Context
             reason = "it is read behind the anchor, or the anchor would compute it several times"
         elif region.anchor is not None and (off := switched_off("reduction", context.without)):
             reason = off
+        elif any(u.op == "resize" and u.attrs.mode != "nearest" for u in node.outputs[0].users):
+            reason = "interpolation would compute it again for every neighbour"
         elif len(region.nodes) >= LIMIT or reads > 2:
             reason = f"the kernel would have more than {LIMIT} operations, or compute the value {reads} times"
         else:

@@ -131,7 +131,7 @@ def axis_matrix(attrs: ResizeAttrs, m: AxisMap) -> np.ndarray:
     return matrix
 
 
-def _maps(attrs: ResizeAttrs, x: Type, out: Type) -> list[tuple[int, AxisMap]]:
+def axis_maps(attrs: ResizeAttrs, x: Type, out: Type) -> list[tuple[int, AxisMap]]:
     """Axes of x that change, with their coordinates."""
     first = x.rank - len(attrs.size)
     sizes = known(x.shape[first:], "sizes to resize"), known(out.shape[first:], "sizes to resize to")
@@ -162,7 +162,7 @@ def _infer(attrs: ResizeAttrs, x: Type) -> Type:
 
 def _reference(attrs: ResizeAttrs, x: np.ndarray) -> np.ndarray:
     type_ = Type.of(x)
-    for axis, m in _maps(attrs, type_, _infer(attrs, type_)):
+    for axis, m in axis_maps(attrs, type_, _infer(attrs, type_)):
         taps = axis_taps(attrs, m)
         shape = (-1, *(1,) * (x.ndim - 1 - axis))
         parts = [np.take(x, index, axis) for index, _ in taps]
@@ -177,7 +177,7 @@ def _summed(parts: Sequence[np.ndarray], weights: Sequence[np.ndarray], dtype: A
 def _numpy(s: Any) -> str:
     """One call for each axis that changes, one inside of the other."""
     text: str = s[0]
-    for axis, m in _maps(s.attrs, s.types[0], s.out):
+    for axis, m in axis_maps(s.attrs, s.types[0], s.out):
         numbers: dict[str, Any] = {"axis": axis, "n": m.out, "a": m.a, "b": m.b, "d": m.d}
         if s.attrs.mode == "nearest":
             text = s.call(plain.nearest_axis, text, **numbers, rounding=s.attrs.nearest)
@@ -189,7 +189,7 @@ def _numpy(s: Any) -> str:
 def _grad(g: Any) -> Gradients:
     """Along each axis y = W x; dx = W^T dy. Where every element is repeated n times, dx is the sum of n elements."""
     (x,), dx, b = g.inputs, g.dy, g.b
-    for axis, m in _maps(g.attrs, x.type, g.outputs[0].type):
+    for axis, m in axis_maps(g.attrs, x.type, g.outputs[0].type):
         matrix = axis_matrix(g.attrs, m)
         repeats = m.out // m.size
         if m.out == repeats * m.size and np.array_equal(matrix, np.repeat(np.eye(m.size), repeats, 0)):
@@ -215,7 +215,7 @@ def _transposed(b: Any, dy: Value, axis: int, matrix: np.ndarray) -> Value:
 
 def _element(c: Lowering, attrs: ResizeAttrs, out: Type, xs: Sequence[Operand], index: tuple[Any, ...]) -> Any:
     (x,) = xs
-    maps = _maps(attrs, x.type, out)
+    maps = axis_maps(attrs, x.type, out)
     if attrs.mode == "nearest":
         at = list(index)
         for axis, m in maps:

@@ -138,6 +138,14 @@ def test_what_is_read_often_is_computed_once():
     assert kernels == ["tanh", "add+mul+sub"]
 
 
+def test_interpolation_reads_what_is_computed_once():
+    for mode, kernels in (("linear", ["sigmoid", "resize+neg"]), ("nearest", ["sigmoid+resize+neg"])):
+        text = line("1", "sigmoid(%x)") + line("2", f'resize(%1, size=(4, 8), mode="{mode}")', "1, 16, 4, 8")
+        found, context = propose(text + line("3", "neg(%2)", "1, 16, 4, 8") + "  return %3")
+        assert found == kernels
+        assert any("every neighbour" in d.reason for d in context.declined) == (mode == "linear")
+
+
 def test_reductions_take_a_prologue():
     kernels, _ = propose(
         line("m", "mul(%x, %z)") + line("r", "reduce_sum(%m, axes=(2, 3))", "1, 16, 1, 1") + "  return %r"
