@@ -7,7 +7,7 @@ from typing import Any
 
 from cnncc.ir.layout import Layout, channels
 from cnncc.targets.algorithm import Layouts
-from cnncc.targets.cpu.tiling import ConvTile, covered
+from cnncc.targets.cpu.tiling import ConvTile, ceil_div, covered
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -53,13 +53,41 @@ def batch_of(problem: Any, x: Any) -> Any:
     return i64(problem.n) if isinstance(problem.n, int) else x.shape[0]
 
 
+def in_block(tile: ConvTile, vector: Any, lane: Any) -> tuple[Any, Any]:
+    """Where the blocks of output channels have a lane of one of the tile's vectors."""
+    if not tile.half:
+        return vector, lane
+    return vector // i64(2), vector % i64(2) * i64(tile.width) + lane
+
+
+def unless_idle(problem: ConvProblem, tile: ConvTile, vector: Any, term: Any) -> Any:
+    """A term of the sums, 0 in the vector that a tile of half blocks does not compute. Register tiles have all
+    vectors, so which that is is known when their loop is unrolled."""
+    from tvm import tirx
+
+    if not tile.half:
+        return term
+    return tirx.Select(vector < i64(ceil_div(problem.oc, tile.width)), term, tirx.const(0.0, "float32"))
+
+
+def of_block(acc: Any, block: int) -> Callable[..., Any]:
+    """Sums in vectors, as elements of blocks."""
+    several = block // int(acc.shape[-1])
+    if several == 1:
+        return lambda *index: acc(*index)
+    width = i64(block // several)
+    return lambda n, o, *rest: acc(n, o * i64(several) + rest[-1] // width, *rest[:-1], rest[-1] % width)
+
+
 def finished(acc: Any, block: int, finish: Finish) -> Any:
-    """The stage "out" of sums in blocks of channels."""
+    """The stage "out" of sums, in blocks of channels."""
     from tvm import te
 
+    n, vectors, *at, lanes = acc.shape
+    value = of_block(acc, block)
     return te.compute(
-        acc.shape,
-        lambda n, o, *rest: finish(acc(n, o, *rest), (n, o * i64(block) + rest[-1], *rest[:-1])),
+        (n, vectors // i64(block // int(lanes)), *at, i64(block)),
+        lambda n, o, *rest: finish(value(n, o, *rest), (n, o * i64(block) + rest[-1], *rest[:-1])),
         name="out",
     )
 
@@ -138,6 +166,16 @@ def has_block(sch: Any, name: str) -> bool:
     return name in found
 
 
+def _in_halves(sch: Any, rank: int, width: int) -> None:
+    """The loops of "out" over blocks and lanes become those over half blocks and their lanes."""
+    from tvm.tirx import IndexMap
+
+    def halved(n: Any, o: Any, *rest: Any) -> list[Any]:
+        return [n, o * 2 + rest[-1] // width, *rest[:-1], rest[-1] % width]
+
+    sch.transform_block_layout("out", IndexMap.from_func(halved, ndim=rank + 3, index_dtype="int64"))
+
+
 def schedule_tile(sch: Any, problem: ConvProblem, tile: ConvTile) -> None:
     """The recipe: tasks (batch, groups of pixels, chunks of output channels), in them register tiles, reduction inside.
 
@@ -145,6 +183,8 @@ def schedule_tile(sch: Any, problem: ConvProblem, tile: ConvTile) -> None:
     computed there; its loops are the caller's), "acc" with loops batch, output blocks, pixels, lanes, reduction; "out".
     """
     r = problem.rank
+    if tile.half:
+        _in_halves(sch, r, tile.width)
     acc, out = sch.get_sblock("acc"), sch.get_sblock("out")
     batch, oc, *rest = sch.get_loops(acc)
     pixels, lanes, steps = rest[:r], rest[r], rest[r + 1 :]

@@ -61,7 +61,13 @@ def reduction(problem: ConvProblem, block: int) -> Reduction:
         outer=taps if ragged else depth // block * taps,
         depth=depth,
         blocks=ceil_div(problem.oc // problem.groups, block),
+        half=problem.groups == 1 and half_idle(problem.oc, block),
     )
+
+
+def half_idle(oc: int, block: int) -> bool:
+    """Whether half of the last block of output channels, or more, is padding."""
+    return 0 < oc % block <= block // 2
 
 
 def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.Finish) -> Any:
@@ -90,9 +96,11 @@ def accumulate(problem: ConvProblem, tile: ConvTile, n: Any, source: Any, w: Any
         at, lane = rest[:r], rest[r]
         first = o // i64(per_group_out) * i64(per_group_in) if problem.groups > 1 else i64(0)
         pixel = source(n, first + outer, *common.window(problem, at, taps), lane_in)
-        return te.sum(pixel * w(o, outer, *taps, lane_in, lane), axis=steps)
+        block, place = common.in_block(tile, o, lane)
+        return te.sum(common.unless_idle(problem, tile, o, pixel * w(block, outer, *taps, lane_in, place)), axis=steps)
 
-    return te.compute(common.shape(n, problem.groups * per_group_out, *problem.out, b), product, name="acc")
+    vectors = problem.groups * per_group_out * (b // tile.width)
+    return te.compute(common.shape(n, vectors, *problem.out, tile.width), product, name="acc")
 
 
 TILED = Tiled(reduction)

@@ -11,7 +11,7 @@ from typing import Any
 
 from cnncc.ir.layout import PLAIN, Layout, channels
 from cnncc.targets.algorithm import Layouts
-from cnncc.targets.cpu import common, pooled, tiling
+from cnncc.targets.cpu import common, direct, pooled, tiling
 from cnncc.targets.cpu.tiled import Tiled
 from cnncc.targets.cpu.tiling import ConvTile, Reduction, ceil_div
 from cnncc.targets.problem import ConvProblem
@@ -42,6 +42,7 @@ def _reduction(problem: ConvProblem, block: int) -> Reduction:
         outer=math.prod(problem.kernel),
         depth=problem.ic,
         blocks=ceil_div(problem.oc, block),
+        half=direct.half_idle(problem.oc, block),
         accumulators=ACCUMULATORS,
     )
 
@@ -63,9 +64,11 @@ def define(problem: ConvProblem, tile: ConvTile, x: Any, w: Any, finish: common.
 
     def product(n: Any, o: Any, *rest: Any) -> Any:
         pixel = source(n, c, *common.window(problem, place(rest[:-1]), taps))
-        return te.sum(pixel * w(o, c, *taps, rest[-1]), axis=steps)
+        block, lane = common.in_block(tile, o, rest[-1])
+        return te.sum(common.unless_idle(problem, tile, o, pixel * w(block, c, *taps, lane)), axis=steps)
 
-    acc = te.compute(common.shape(n, ceil_div(problem.oc, b), *extents, b), product, name="acc")
+    vectors = ceil_div(problem.oc, b) * (b // tile.width)
+    acc = te.compute(common.shape(n, vectors, *extents, tile.width), product, name="acc")
     if tile.rows:
         return pooled.result(problem, tile, acc, finish)
     return common.finished(acc, b, finish)

@@ -13,7 +13,7 @@ from typing import Any
 
 from cnncc.targets.cpu import common, direct
 from cnncc.targets.cpu.tiled import Tiled
-from cnncc.targets.cpu.tiling import ConvTile
+from cnncc.targets.cpu.tiling import ConvTile, ceil_div
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -59,9 +59,10 @@ def product(problem: ConvProblem, tile: ConvTile, n: Any, source: Any, w: Any, f
 
     def out(n: Any, o: Any, *rest: Any) -> Any:
         *place, lane = rest
-        return finish(acc(n, o, _joined(place, extents), lane), (n, o * i64(b) + lane, *place))
+        value = common.of_block(acc, b)(n, o, _joined(place, extents), lane)
+        return finish(value, (n, o * i64(b) + lane, *place))
 
-    return te.compute(common.shape(n, acc.shape[1], *extents, b), out, name="out")
+    return te.compute(common.shape(n, ceil_div(problem.oc, b), *extents, b), out, name="out")
 
 
 def _joined(place: Sequence[Any], extents: Sequence[int]) -> Any:

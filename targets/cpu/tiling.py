@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import product
 
@@ -45,6 +45,9 @@ class ConvTile:
     `rows`: a task makes so many rows of the max pool behind the convolution (0: there is none), the group being what
     those need, columns rounded up to whole register tiles.
 
+    `half`: what is called a block of output channels here is half of one. One register tile has them all, and does not
+    compute the last, which is padding.
+
     Groups divide the output; a group may end in narrower register tiles."""
 
     pixels: tuple[int, ...]
@@ -55,6 +58,12 @@ class ConvTile:
     copy: bool
     parallel: bool
     rows: int = 0
+    half: bool = False
+
+    @property
+    def width(self) -> int:
+        """Output channels of what is a block of them here."""
+        return self.block // 2 if self.half else self.block
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,8 @@ class Reduction:
     is run; the input channels that a pixel holds in memory; the blocks of output channels that share an input. At most
     so many accumulators, and blocks of output channels, make a register tile. `undivided`: a task makes all blocks.
     `lanes`: channels of what is a block here, 0 for the target's; `together`: blocks that read the same, 0 for all.
-    `filling`: the input is computed first."""
+    `filling`: the input is computed first. `half`: the last block of output channels is at least half padding, and
+    tiles may be in half blocks. `idle`: blocks at the end that are not computed, and no tile is without."""
 
     inner: int
     outer: int
@@ -85,11 +95,17 @@ class Reduction:
     lanes: int = 0
     together: int = 0
     filling: Filling | None = None
+    half: bool = False
+    idle: int = 0
 
     @property
     def steps(self) -> int:
         """Multiply-adds that one output sums."""
         return self.inner * self.outer
+
+    def halves(self, block: int) -> Reduction:
+        """The same in half blocks."""
+        return replace(self, blocks=2 * self.blocks, lanes=block // 2, half=False, idle=1)
 
 
 @cache
@@ -137,6 +153,18 @@ def unfit(problem: ConvProblem, depth: int) -> str | None:
 @lru_cache(maxsize=4096)
 def choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTile:
     """The tile with the least modelled time: the register tile first, then what a task does. Ties go to the first."""
+    found = [_choose(problem, target, way) for way in _ways(problem, target, reduction)]
+    return min(found, key=lambda tile: conv_cost(problem, target, reduction, tile).seconds)
+
+
+def _ways(problem: ConvProblem, target: Target, reduction: Reduction) -> Iterator[Reduction]:
+    """The reduction as it is, and in half blocks where that is possible."""
+    yield reduction
+    if reduction.half and fits(problem, target, reduction.halves(target.block)):
+        yield reduction.halves(target.block)
+
+
+def _choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTile:
     tiles = list(register_tiles(problem, target, reduction))
     pixels, vectors = min(
         [tile for tile in tiles if _groups(problem, reduction, tile[0])] or tiles,
@@ -153,13 +181,15 @@ def fits(problem: ConvProblem, target: Target, reduction: Reduction) -> bool:
 
 def candidates(problem: ConvProblem, target: Target, reduction: Reduction) -> Iterator[ConvTile]:
     """Tiles worth measuring: those of the register tiles with the least modelled time, each in several tasks."""
-    sizes = [tile for tile in register_tiles(problem, target, reduction) if _groups(problem, reduction, tile[0])]
-    sizes.sort(key=lambda tile: _pixels_time(target, reduction, problem.out, *tile) / tile[1])
-    tiles = [tile for size in sizes[:KINDS] for tile in _tasks(problem, target, reduction, *size)]
+    tiles: list[ConvTile] = []
+    for way in _ways(problem, target, reduction):
+        sizes = [tile for tile in register_tiles(problem, target, way) if _groups(problem, way, tile[0])]
+        sizes.sort(key=lambda tile: _pixels_time(target, way, problem.out, *tile) / tile[1])
+        tiles += [tile for size in sizes[:KINDS] for tile in _tasks(problem, target, way, *size)]
     return varied(
         tiles,
         seconds=lambda tile: conv_cost(problem, target, reduction, tile).seconds,
-        kind=lambda tile: (tile.pixels, tile.vectors),
+        kind=lambda tile: (tile.pixels, tile.vectors, tile.half),
     )
 
 
@@ -172,7 +202,8 @@ def _tasks(
         for chunk in (vectors * d for d in divisors(reduction.blocks // vectors)):
             if chunk == reduction.blocks or not reduction.undivided:
                 for parallel in (False, True) if target.threads > 1 else (False,):
-                    yield ConvTile(pixels, vectors, group, chunk, target.block, copy, parallel)
+                    half = reduction.idle > 0
+                    yield ConvTile(pixels, vectors, group, chunk, target.block, copy, parallel, half=half)
 
 
 def register_tiles(problem: ConvProblem, target: Target, reduction: Reduction) -> Iterator[tuple[tuple[int, ...], int]]:
@@ -180,9 +211,10 @@ def register_tiles(problem: ConvProblem, target: Target, reduction: Reduction) -
     per_block = _registers_of(target, reduction)[0]
     rows = range(1, min(4, problem.out[-2]) + 1) if problem.rank > 1 else [1]
     columns = range(1, min(target.vector_registers, problem.out[-1]) + 1)
-    for vectors in [d for d in divisors(reduction.blocks) if d <= reduction.widest and not reduction.together % d]:
+    several = [d for d in divisors(reduction.blocks) if d <= reduction.widest and not reduction.together % d]
+    for vectors in [reduction.blocks] if reduction.idle else several:
         for row, column in product(rows, columns):
-            size = row * column, vectors * per_block
+            size = row * column, (vectors - reduction.idle) * per_block
             if registers(*size, target) <= target.vector_registers and math.prod(size) <= reduction.accumulators:
                 yield ((1,) * (problem.rank - 2) + (row, column))[-problem.rank :], vectors
 
@@ -225,7 +257,7 @@ def step_time(pixels: int, vectors: int) -> float:
 def tile_time(target: Target, reduction: Reduction, pixels: int, vectors: int) -> float:
     """Time of one register tile's whole reduction and epilogue."""
     per_block, lanes = _registers_of(target, reduction)
-    v = vectors * per_block
+    v = (vectors - reduction.idle) * per_block
     step = step_time(pixels, v)
     loaded = 4 * lanes * v
     if loaded * reduction.steps > target.l2 // 2:
@@ -255,6 +287,8 @@ def conv_cost(
 ) -> Cost:
     """Time of a tiled convolution: the threads' register tiles and copies, or memory where that is slower. `written`:
     bytes of results, where not those of the whole output."""
+    if tile.half and reduction.half:
+        reduction = reduction.halves(tile.block)
     groups = math.prod(o // g for o, g in zip(problem.out, tile.group, strict=True))
     tasks = problem.batch * groups * (problem.groups * reduction.blocks // tile.chunk)
     passes = tile.chunk // tile.vectors

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.kernels import NETWORKS
@@ -269,9 +270,9 @@ def test_tiles_of_real_layers_fit_the_machine(name: str, target: Target) -> None
         applied += 1
         tile = algorithm.tiles_for(problem, target)
         out = problem.out if name != "pointwise" else (math.prod(problem.out),)
-        block = narrow.vector(problem, target.block) if name == "narrow" else target.block
-        per_block = max(1, block // target.lanes())
-        assert tiling.registers(math.prod(tile.pixels), tile.vectors * per_block, target) <= target.vector_registers
+        block = narrow.vector(problem, target.block) if name == "narrow" else tile.width
+        vectors = tile.vectors * max(1, block // target.lanes()) - tile.half
+        assert tiling.registers(math.prod(tile.pixels), vectors, target) <= target.vector_registers
         assert all(o % g == 0 and g >= p for o, g, p in zip(out, tile.group, tile.pixels, strict=True)), problem
         blocks = -(-problem.oc // target.block) * target.block // block
         assert blocks % tile.chunk == 0
@@ -301,6 +302,49 @@ def test_half_vectors_count_as_the_units_are() -> None:
     )
     assert half < 0.6 * whole
     assert half < 0.75 * lanes.cost(problem, halved, lanes.tiles_for(problem, halved)).seconds
+
+
+HALVED = replace(AVX512, unit_bits=256, threads=1)
+
+
+@pytest.mark.parametrize("target", [HALVED, AVX2, SSE], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("direct", "conv n2 ic20 h13 w9 oc20 k3x3 s1x1 p1x0:2x1"),
+        ("direct", "conv nN ic16 h9 w10 oc4 k1x1 s2x2 p0x0"),
+        ("direct", "conv n1 ic16 w37 oc36 k5 s2 p2 d2"),
+        ("pointwise", "conv n2 ic24 h13 w5 oc36 k1x1 s1x1 p0x0"),
+        ("first_layer", "conv n2 ic3 h17 w19 oc20 k3x3 s1x1 p1x1"),
+    ],
+)
+def test_half_a_block_of_padding_is_not_computed(name: str, text: str, target: Target) -> None:
+    problem, algorithm = ConvProblem.parse(text), CONVOLUTIONS[name]
+    halves = (tile for tile in algorithm.candidates(problem, target) if tile.half)
+    trial = build(
+        algorithm, problem, runs(target), min(halves, key=lambda t: algorithm.cost(problem, target, t).seconds)
+    )
+    check(trial, 2)
+    _, tensors = trial.operands(2)
+    trial.function(*tensors)
+    assert np.isfinite(tensors[-1].numpy()).all()  # the padding, too: what reads blocks may multiply it by zero
+
+
+def test_half_blocks_where_they_are_faster() -> None:
+    """24 channels are three half blocks, as fast as one block and a half only where the units are half as wide."""
+    problem = ConvProblem.parse("conv n1 ic144 h56 w56 oc24 k1x1 s1x1 p0x0")
+    single = replace(AVX512, threads=1)
+    (half, halves), (whole, wholes) = (
+        (tile.half, pointwise.ALGORITHM.cost(problem, target, tile).seconds)
+        for target in (HALVED, single)
+        for tile in [pointwise.ALGORITHM.tiles_for(problem, target)]
+    )
+    assert (half, whole) == (True, False)
+    assert halves < 0.85 * wholes
+    for oc in (16, 32, 26, 31):  # no block that is at least half padding
+        other = replace(problem, oc=oc)
+        assert not pointwise.ALGORITHM.tiles_for(other, HALVED).half
+    assert any(tile.half for tile in pointwise.ALGORITHM.candidates(problem, HALVED))
 
 
 def test_small_layers_stay_on_one_thread() -> None:
