@@ -126,8 +126,8 @@ def phases_for_winograd(b: Builder, root: Node, x: Value, w: Value) -> Value | D
     last = axes(len(size))
     taps = g.kernel[-last:]
     short = min(-(-n // d) for n, d in zip(size[-last:], g.dilations[-last:], strict=True)) < PHASE
-    if set(taps) == {1} or not set(taps) <= {1, *TAPS} or short or min(int(d) for d in w.type.shape[:2]) < 16:
-        return Decline("Winograd is for 3, 5 or 7 taps, and gains with many channels and pixels")
+    if set(taps) == {1} or not set(taps) <= {1, *TAPS[1:]} or short or min(int(d) for d in w.type.shape[:2]) < 16:
+        return Decline("Winograd gains more than the phases cost from 3 taps on, with many channels and pixels")
     return _side_by_side(b, root, x, w, WASTE)
 
 

@@ -28,7 +28,7 @@ def test_stated_bounds_hold(algorithm):
 
 
 @needs_x86
-@pytest.mark.parametrize("kernel", ["k3x3", "k1x7"])
+@pytest.mark.parametrize("kernel", ["k3x3", "k1x7", "k2x2"])
 def test_worst_signs_are_worse_than_others(kernel, monkeypatch):
     monkeypatch.setattr(accuracy, "SEEDS", {"worst signs": 1, "aligned": 2})
     problem = ConvProblem.parse(f"conv n1 ic64 h8 w8 oc16 {kernel} s1x1 p0x0")

@@ -25,8 +25,8 @@ _NO_GRAD = "made after differentiation, by the choice of algorithms"
 
 @dataclass(frozen=True)
 class WinogradAttrs:
-    """m: outputs per tile and axis (2, 4 or 6); an axis of one tap is not tiled. pads: begin and end per spatial axis.
-    depth: stride and dilation of the depth axis, where there are three axes."""
+    """m: outputs per tile and axis (2, 4 or 6; of 2 taps 3, 5 or 7); an axis of one tap is not tiled. pads: begin and
+    end per spatial axis. depth: stride and dilation of the depth axis, where there are three axes."""
 
     m: int = 4
     pads: tuple[int, ...] = (0, 0, 0, 0)
@@ -105,6 +105,7 @@ winograd_weights = define(
         Sample((Arg((4, 3, 5)),), WinogradAttrs(2)),
         Sample((Arg((4, 3, 1, 7)),), WinogradAttrs(4)),
         Sample((Arg((4, 3, 7, 3)),), WinogradAttrs(2)),
+        Sample((Arg((4, 3, 2, 2)),), WinogradAttrs(5)),
     ),
     doc="Weights of a convolution transformed for winograd_conv.",
 )
@@ -237,6 +238,7 @@ winograd_conv = define(
         Sample((Arg((2, 3, 9)), Arg((4, 6, 3))), WinogradAttrs(4, (1, 2))),
         Sample((Arg((1, 2, 4, 9)), Arg((3, 1, 10, 2))), WinogradAttrs(4, (0, 3, 0, 3))),
         Sample((Arg((1, 2, 7, 6)), Arg((3, 6, 4, 2))), WinogradAttrs(2, (2, 1, 2, 1))),
+        Sample((Arg((1, 2, 7, 6)), Arg((3, 4, 4, 2))), WinogradAttrs(3, (1, 1, 1, 1))),
     ),
     doc="Convolution of stride 1 in its last two axes, with weights transformed by winograd_weights.",
 )

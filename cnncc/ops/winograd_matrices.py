@@ -23,8 +23,8 @@ import numpy as np
 
 from cnncc.errors import GraphError
 
-TILES = (2, 4, 6)  # outputs of a tile along an axis
-TAPS = (3, 5, 7)  # of an axis that is transformed
+TILES = (2, 3, 4, 5, 6, 7)  # outputs of a tile along an axis; odd ones of 2 taps, since alpha is even
+TAPS = (2, 3, 5, 7)  # of an axis that is transformed
 _PAIRS: dict[int, tuple[str, ...]] = {  # of interpolation points, by their number alpha - 2 without 0 and infinity
     2: ("1",),
     4: ("5/8", "13/8"),  # 0.5 and 0.25 times the errors of the classical 1, 2, for r = 3 in two axes
@@ -123,7 +123,7 @@ def amplification(m: int, taps: int) -> float:
 @cache
 def alignment(m: int, taps: int) -> float:
     """How much larger than the largest output the terms of an output can be, as the root of the sum of their squares,
-    where inputs and weights are 1 or -1, in an axis. Two axes multiply.
+    where inputs and weights are 1 or -1 (and 2 taps do not cancel in all outputs), in an axis. Two axes multiply.
 
     Terms are sums over the input channels, with rounding errors in proportion to them.
     """
@@ -143,7 +143,8 @@ def signs_of(transforms: tuple[Matrix, Matrix, Matrix]) -> tuple[float, np.ndarr
     terms, weights = b @ x, g @ w
     worst = np.max([(row[:, None] ** 2 * terms**2).T @ weights**2 for row in a], axis=0)
     largest = np.max([((row[:, None] * terms).T @ weights) ** 2 for row in a], axis=0)
-    ratio = worst / largest  # an odd number of signs never cancels
+    kept = largest > 0.5  # squares of whole numbers; an odd number of signs never cancels
+    ratio = np.where(kept, worst, 0.0) / np.where(kept, largest, 1.0)
     i, j = np.unravel_index(ratio.argmax(), ratio.shape)
     return float(np.sqrt(ratio[i, j])), x[:, i], w[:, j]
 

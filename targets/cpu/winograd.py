@@ -1,4 +1,4 @@
-"""Winograd's convolution on a CPU: 3, 5 or 7 taps along one or both of the last two axes, stride 1, any size, any pads.
+"""Winograd's convolution on a CPU: 2, 3, 5 or 7 taps along one or both of the last two axes, stride 1, any size, pads.
 
 One axis is two, of which the first is not transformed. Three axes are two: an output plane is a sum over taps in depth
 and channels, so the transforms run over the planes it needs as if those were more channels.
@@ -271,13 +271,18 @@ def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def outputs(p: ConvProblem, m: int) -> int:
+    """Outputs of a tile along an axis: m, one more where there are 2 taps, so that a tile has m + 2 inputs as of 3."""
+    return m + 1 if max(p.kernel[-axes(p.rank) :]) == 2 else m
+
+
 def _applies(p: ConvProblem, target: Target, m: int) -> str | None:
     if target.kind != "cpu":
         return f"it is for CPUs, and {target.name} is of kind {target.kind}"
     last = axes(p.rank)
     taps, kernel = p.kernel[-last:], "x".join(map(str, p.kernel))
     if set(taps) == {1} or any(points(side(m, r), r) is None for r in taps):
-        *few, most = (str(r) for r in TAPS if points(m, r))
+        *few, most = (str(r) for r in TAPS if points(m + (r == 2), r))
         return (
             f"each of the last two axes of the kernel must have {', '.join(few)} or {most} taps, or one 1, got {kernel}"
         )
@@ -330,25 +335,25 @@ def _make(m: int) -> Algorithm:
     name = f"winograd_f{m}"
 
     def applies(p: ConvProblem, target: Target) -> str | None:
-        return _applies(p, target, m)
+        return _applies(p, target, outputs(p, m))
 
     return Algorithm(
         name=name,
         op="conv",
         applies=applies,
         layouts=_layouts,
-        tiles_for=tiles_or_error(name, lambda p, target: best_tile(p, target, m), applies),
+        tiles_for=tiles_or_error(name, lambda p, target: best_tile(p, target, outputs(p, m)), applies),
         cost=cost,
         define=define,
         schedule=schedule,
         scratch=scratch,
-        error_bound=lambda p, target: error_bound(p, target, m),
+        error_bound=lambda p, target: error_bound(p, target, outputs(p, m)),
         exact=False,
         weight_op="winograd_weights",
         anchor_op="winograd_conv",
         attrs_for=lambda p, tile: WinogradAttrs(tile.m, p.pads, (p.strides[0], p.dilations[0])),
-        candidates=lambda p, target: candidates(p, target, m),
-        pooled=lambda p, target: _pooled(p, target, m),
+        candidates=lambda p, target: candidates(p, target, outputs(p, m)),
+        pooled=lambda p, target: _pooled(p, target, outputs(p, m)),
     )
 
 
