@@ -209,7 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
             label=label,
             clock=options.clock,
             with_peak=False,
-            progress=lambda text, label=label: print(f"{label}: {text}", file=sys.stderr),  # type: ignore[misc]
+            progress=lambda text, label=label: print(f"{label}: {text}", file=sys.stderr),
         )
         Console().print(table(result))
         results = [r for r in results if r not in known] + [result]

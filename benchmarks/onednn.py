@@ -132,9 +132,7 @@ def _conv(problem: ConvProblem) -> dict[str, Callable[[], Any]]:
     x, w = x.contiguous(memory_format=layout), w.contiguous(memory_format=layout)
 
     def eager() -> Any:
-        return functional.relu_(
-            convolve(x, w, b, problem.strides, pads, problem.dilations, problem.groups)  # type: ignore[operator]
-        )
+        return functional.relu_(convolve(x, w, b, problem.strides, pads, problem.dilations, problem.groups))
 
     forms: dict[str, Callable[[], Any]] = {"eager": eager}
     if rank > 1 and torch.backends.mkldnn.is_available():

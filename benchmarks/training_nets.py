@@ -32,7 +32,7 @@ class Kit:
         self.nn = nn
         joined = _joined
 
-        class Residual(nn.Module):  # type: ignore[misc, name-defined]
+        class Residual(nn.Module):
             def __init__(self, body: Any, shortcut: Any, after: Any) -> None:
                 super().__init__()
                 self.body, self.shortcut, self.after = body, shortcut, after
@@ -40,7 +40,7 @@ class Kit:
             def forward(self, x: Any) -> Any:
                 return self.after(self.body(x) + self.shortcut(x))
 
-        class Joined(nn.Module):  # type: ignore[misc, name-defined]
+        class Joined(nn.Module):
             """[x, body(x)] along the channels."""
 
             def __init__(self, body: Any) -> None:
@@ -154,7 +154,7 @@ def _unet(kit: Kit, width: float) -> Any:
     def double(ic: int, oc: int) -> Any:
         return nn.Sequential(*kit.conv_bn(ic, oc, 3), *kit.conv_bn(oc, oc, 3))
 
-    class UNet(nn.Module):  # type: ignore[misc, name-defined]
+    class UNet(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.first, self.pool = double(3, channels[0]), nn.MaxPool2d(2)

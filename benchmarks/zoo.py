@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
             clock=options.clock,
             instances=instances,
             include_cnncc=not options.peers_only,
-            progress=lambda text, label=label: print(f"{label}: {text}", file=sys.stderr),  # type: ignore[misc]
+            progress=lambda text, label=label: print(f"{label}: {text}", file=sys.stderr),
         )
         Console().print(table(result))
         results = [r for r in results if r not in known] + [result]

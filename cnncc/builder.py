@@ -48,8 +48,18 @@ class Builder:
         """Make a value a graph output."""
         self.graph.add_output(value, name)
 
-    def op(self, name: str, *operands: Any, source: str = "", hint: str = "", **attributes: Any) -> Any:
-        """Append an operation by name. `source` is its name in the user's model, `hint` one for its result."""
+    def op(self, name: str, *operands: Any, source: str = "", hint: str = "", **attributes: Any) -> Value:
+        """Append an operation by name; its result. `source` is its name in the user's model, `hint` one for its result.
+
+        An op with several results gives the tuple that `results` does.
+        """
+        made = self.results(name, *operands, source=source, hint=hint, **attributes)
+        return made[0] if len(made) == 1 else made  # type: ignore[return-value]  # one result is what almost all have
+
+    def results(
+        self, name: str, *operands: Any, source: str = "", hint: str = "", **attributes: Any
+    ) -> tuple[Value, ...]:
+        """As `op`, and always a tuple: for operations that may have several results."""
         op = lookup(name)
         values = self._operands(operands)
         where = f"{name} '{source}'" if source else name
@@ -60,10 +70,9 @@ class Builder:
         except (GraphError, TypeError) as error:
             raise GraphError(f"{where}: {error}") from None
         names = [self.graph.fresh_name(hint) for _ in results]
-        node = self.graph.add_node(Node(name, values, attrs, results, names, source))
-        return node.outputs[0] if len(results) == 1 else node.outputs
+        return self.graph.add_node(Node(name, values, attrs, results, names, source)).outputs
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __getattr__(self, name: str) -> Callable[..., Value]:
         if name.startswith("_"):
             raise AttributeError(name)
         try:

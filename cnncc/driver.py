@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ def compile(
             without=off,
         )  # fmt: skip
 
-    return Specializing(graph, compiled) if open_symbols(graph) else compiled(graph)  # type: ignore[return-value]
+    return Specializing(graph, compiled) if open_symbols(graph) else compiled(graph)  # type: ignore[return-value]  # answers as one
 
 
 def as_graph(model: Any, shapes: Any = None) -> Graph:
@@ -188,6 +189,9 @@ def plan_graph(
         in_place="concat" not in without,
     )
 
+    def lowered(node: Node) -> Any:
+        return lower_kernel(node, target).func
+
     symbols: dict[Node, str] = {}
     sources: dict[str, KernelSource] = {}
     workspaces: dict[Node, tuple[Type, ...]] = {}
@@ -198,7 +202,7 @@ def plan_graph(
         key = kernel_key(node)
         symbols[node] = symbol = kernel_symbol(node, key)
         if symbol not in sources:
-            sources[symbol] = KernelSource(key, lambda n=node: lower_kernel(n, target).func)  # type: ignore[misc]
+            sources[symbol] = KernelSource(key, partial(lowered, node))
             extra[symbol] = find_workspaces(node, sources[symbol], symbol, target)
         workspaces[node] = extra[symbol]
     start = progress.stage("find workspaces", start)

@@ -25,7 +25,7 @@ def relu_behind_pool(b: Builder, x: Value, r: Node, root: Node) -> Value | Decli
         return Decline("the pooling does not make the image smaller")
     a = root.attrs
     pooled = b.max_pool(x, kernel=a.kernel, strides=a.strides, pads=a.pads, dilations=a.dilations, ceil=a.ceil)
-    return b.relu(pooled)  # type: ignore[no-any-return]
+    return b.relu(pooled)
 
 
 def delay_relu(graph: Graph, context: Context) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cnncc.ir.dims import substitute
 from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ir.kernel import anchor, feeding
 from cnncc.ir.layout import PLAIN, Layout, channels
@@ -15,8 +14,8 @@ from cnncc.ops.registry import lookup
 from cnncc.passes.channels_last import layouts_beside_transposes
 from cnncc.passes.manager import Context
 from cnncc.targets.algorithm import Algorithm
-from cnncc.targets.describe import describe, family
-from cnncc.targets.problem import HINT, WinogradWeightsProblem
+from cnncc.targets.describe import describe, family, hinted
+from cnncc.targets.problem import WinogradWeightsProblem
 from cnncc.targets.table import FALLBACK, GENERIC, algorithms
 from cnncc.targets.target import Target
 
@@ -69,13 +68,7 @@ def transform_seconds(type_: Type, target: Target) -> float:
 
 def size(type_: Type) -> int:
     """Bytes of a value at the hinted batch."""
-    return _number(type_.nbytes)
-
-
-def _number(dim: object) -> int:
-    if isinstance(dim, int):
-        return dim
-    return int(substitute(dim, {s.name: HINT for s in dim.free_symbols}))  # type: ignore[attr-defined]
+    return hinted(type_.nbytes)
 
 
 def by_algorithm(node: Node, body: Graph, target: Target, context: Context) -> Iterable[Alternative]:
@@ -83,7 +76,8 @@ def by_algorithm(node: Node, body: Graph, target: Target, context: Context) -> I
     problem, root = describe(body), anchor(body)
     if problem is None or root is None:
         return
-    first = body.inputs.index(root.inputs[0]) if root.inputs[0] in body.inputs else -1
+    x = next(root.operands())
+    first = body.inputs.index(x) if x in body.inputs else -1
     for algorithm in algorithms(target, family(root)):
         reason = algorithm.applies(problem, target)
         if reason is None and first < 0 and not algorithm.prologue:
@@ -103,13 +97,13 @@ def by_algorithm(node: Node, body: Graph, target: Target, context: Context) -> I
             context.decline(f"choose {algorithm.name}", node.where, reason)
             continue
         wanted = algorithm.layouts(problem, target)
-        before = feeding(root.inputs[0]) if first < 0 else set()
+        before = feeding(x) if first < 0 else set()
         operands = []
         for value in body.inputs:
-            if value is root.inputs[0]:
+            if value is x:
                 operands.append(wanted.x)
             elif value in before:
-                operands.append(beside(value.type, root.inputs[0].type, wanted.x))  # type: ignore[union-attr]
+                operands.append(beside(value.type, x.type, wanted.x))
             elif len(root.inputs) > 1 and value is root.inputs[1]:
                 assert wanted.w is not None
                 operands.append(wanted.w)

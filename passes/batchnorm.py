@@ -32,7 +32,7 @@ def batchnorm_to_scale(
     name = root.source or root.output.name
     s = b.constant(scale.reshape(shape).astype(dtype), name + ".scale")
     t = b.constant(shift.reshape(shape).astype(dtype), name + ".shift")
-    return b.add(b.mul(x, s), t)  # type: ignore[no-any-return]
+    return b.add(b.mul(x, s), t)
 
 
 def per_channel(c: Value, rank: int) -> np.ndarray | None:
@@ -87,7 +87,7 @@ def scale_through_shift(b: Builder, y: Value, t: Value, s: Value) -> Value | Dec
         return Decline(NOT_CONSTANT.format("shift or scale are"))
     if y.node is None or y.node.op not in ("conv", "conv_transpose", "matmul", "mul"):
         return Decline("nothing before the shift can take the scale")
-    return b.add(b.mul(y, s), (t.data * s.data).astype(t.data.dtype))  # type: ignore[no-any-return]
+    return b.add(b.mul(y, s), (t.data * s.data).astype(t.data.dtype))
 
 
 @rule("add(add(y, t), u)")
@@ -95,7 +95,7 @@ def merge_shifts(b: Builder, y: Value, t: Value, u: Value) -> Value | Decline:
     """(y + t) + u --> y + (t + u) for constants t, u."""
     if t.data is None or u.data is None:
         return Decline("not both shifts are constants")
-    return b.add(y, (t.data + u.data).astype(t.data.dtype))  # type: ignore[no-any-return]
+    return b.add(y, (t.data + u.data).astype(t.data.dtype))
 
 
 @rule("mul(mul(y, s), u)")
@@ -103,7 +103,7 @@ def merge_scales(b: Builder, y: Value, s: Value, u: Value) -> Value | Decline:
     """(y s) u --> y (s u) for constants s, u."""
     if s.data is None or u.data is None:
         return Decline("not both scales are constants")
-    return b.mul(y, (s.data * u.data).astype(s.data.dtype))  # type: ignore[no-any-return]
+    return b.mul(y, (s.data * u.data).astype(s.data.dtype))
 
 
 RULES: tuple[Rule, ...] = (
@@ -128,4 +128,4 @@ def fold_batchnorm(graph: Graph, context: Context) -> None:
 def _again(b: Builder, node: Node, x: Value, w: Value) -> Value:
     from dataclasses import asdict
 
-    return b.op(node.op, x, w, source=node.source, **asdict(node.attrs))  # type: ignore[no-any-return]
+    return b.op(node.op, x, w, source=node.source, **asdict(node.attrs))

@@ -22,7 +22,7 @@ def unit_stride(b: Builder, root: Node, x: Value, w: Value) -> Value | Decline:
     if root.attrs.output_padding or any(p < 0 for p in (*begin, *end)):
         return Decline("the result is larger, or more is cut off, than the flipped convolution's")
     flipped = b.flip(_swapped(b, w, root.attrs.groups), axes=tuple(range(2, w.type.rank)))
-    return b.conv(x, flipped, pads=(*begin, *end), dilations=g.dilations, groups=root.attrs.groups)  # type: ignore[no-any-return]
+    return b.conv(x, flipped, pads=(*begin, *end), dilations=g.dilations, groups=root.attrs.groups)
 
 
 @rule("conv_transpose(x, w)")
@@ -52,17 +52,17 @@ def strided(b: Builder, root: Node, x: Value, w: Value) -> Value | Decline:
         rows = b.flip(rows, axes=tuple(range(2, rank + 2)))
     y = b.conv(x, rows, pads=tuple(q - 1 for q in taps) * 2, groups=groups)
     size = root.output.type.shape[2:]
-    return b.interleave(y, strides=g.strides, begin=g.begin, size=size, groups=groups)  # type: ignore[no-any-return]
+    return b.interleave(y, strides=g.strides, begin=g.begin, size=size, groups=groups)
 
 
 def _swapped(b: Builder, w: Value, groups: int) -> Value:
     """w [M, C / groups, *kernel] --> [C, M / groups, *kernel]."""
     m, c, *kernel = w.type.shape
     if groups == 1:
-        return b.transpose(w, perm=(1, 0, *range(2, w.type.rank)))  # type: ignore[no-any-return]
+        return b.transpose(w, perm=(1, 0, *range(2, w.type.rank)))
     split = b.reshape(w, shape=(groups, m // groups, c, *kernel))
     swapped = b.transpose(split, perm=(0, 2, 1, *range(3, w.type.rank + 1)))
-    return b.reshape(swapped, shape=(groups * c, m // groups, *kernel))  # type: ignore[no-any-return]
+    return b.reshape(swapped, shape=(groups * c, m // groups, *kernel))
 
 
 RULES: tuple[Rule, ...] = (unit_stride, strided)

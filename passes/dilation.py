@@ -67,7 +67,7 @@ def crop_taps(b: Builder, root: Node, x: Value, w: Value) -> Value | Decline:
         return Decline("some of the image would be cut off")
     cut = _taps(b, w, first, past)
     dilations = tuple(d if e - f > 1 else 1 for d, f, e in zip(g.dilations, first, past, strict=True))
-    return b.conv(x, cut, strides=g.strides, pads=(*begin, *end), dilations=dilations, groups=root.attrs.groups)  # type: ignore[no-any-return]
+    return b.conv(x, cut, strides=g.strides, pads=(*begin, *end), dilations=dilations, groups=root.attrs.groups)
 
 
 @rule("conv(x, w)")
@@ -104,7 +104,7 @@ def take_taps_apart(b: Builder, root: Node, x: Value, w: Value) -> Value | Decli
         total = term if total is None else b.add(total, term)
     if total is None or whole is None:
         return total or whole or Decline("nothing but padding is read")
-    return b.add(total, whole)  # type: ignore[no-any-return]
+    return b.add(total, whole)
 
 
 @rule("conv(x, w)")
@@ -157,7 +157,7 @@ def _side_by_side(b: Builder, root: Node, x: Value, w: Value, most: float) -> Va
         return Decline(f"the phases with the gaps between them are {waste:.1f} times the image")
     y = b.conv(b.split_phases(x, strides=strides, gap=tuple(gap)), w, pads=(*begin, *end))
     pitch = tuple(q + z for q, z in zip(phase, gap, strict=True))
-    return b.join_phases(y, strides=strides, pitch=pitch, size=out)  # type: ignore[no-any-return]
+    return b.join_phases(y, strides=strides, pitch=pitch, size=out)
 
 
 EXACT: tuple[Rule, ...] = (crop_taps, take_taps_apart, phases_of_large_windows)

@@ -30,7 +30,7 @@ def gate_into_weights(b: Builder, root: Node, x: Value, g: Value, w: Value) -> V
     pixels, outputs = prod(int(d) for d in x.type.shape[2:]), int(w.type.shape[0])
     if GAIN * outputs > pixels:
         return Decline(f"{pixels} pixels are too few against {outputs} weights of each channel")
-    return b.op("conv", x, b.mul(w, g), source=root.source, **asdict(root.attrs))  # type: ignore[no-any-return]
+    return b.op("conv", x, b.mul(w, g), source=root.source, **asdict(root.attrs))
 
 
 RULES: tuple[Rule, ...] = (gate_into_weights,)

@@ -30,7 +30,7 @@ def _added(window: Node, p: Node, kernel: Any, value: float) -> tuple[int, ...] 
 
 def _with_pads(b: Builder, node: Node, pads: tuple[int, ...], *operands: Value, **changes: Any) -> Value:
     attributes = {**asdict(node.attrs), "pads": pads, **changes}
-    return b.op(node.op, *operands, source=node.source, **attributes)  # type: ignore[no-any-return]
+    return b.op(node.op, *operands, source=node.source, **attributes)
 
 
 @rule("conv(p := pad(x), w)", shared=True)

@@ -37,11 +37,12 @@ def work(conv: Node, pool: Node, ic: int, oc: int, wide: int, narrow: int, pool_
 
 def _pays(conv: Node, pool: Node, pool_first: bool) -> Decline | None:
     """The reason why the order asked for is not taken, None where it is."""
-    g = geometry(conv.attrs, conv.inputs[1].type.shape[2:])  # type: ignore[union-attr]
+    (x, w), (pooled,) = conv.operands(), pool.operands()
+    g = geometry(conv.attrs, w.type.shape[2:])
     if prod(g.kernel) != 1 or prod(g.strides) != 1 or any((*g.begin, *g.end)):
         return Decline("the convolution must be 1x1, of stride 1, without padding")
-    before, after = pool.inputs[0].type.shape[2:], pool.output.type.shape[2:]  # type: ignore[union-attr]
-    channels = (conv.inputs[0].type.shape[1], conv.output.type.shape[1])  # type: ignore[union-attr]
+    before, after = pooled.type.shape[2:], pool.output.type.shape[2:]
+    channels = (x.type.shape[1], conv.output.type.shape[1])
     ic, oc, wide, narrow = *(_number([d]) for d in channels), _number(before), _number(after)
     now, then = (work(conv, pool, ic, oc, wide, narrow, first) for first in (not pool_first, pool_first))
     if now < GAIN * then:
@@ -59,7 +60,7 @@ def _number(shape: Sequence[Dim]) -> int:
 
 
 def _copy(b: Builder, node: Node, *operands: Value) -> Value:
-    return b.op(node.op, *operands, source=node.source, **asdict(node.attrs))  # type: ignore[no-any-return]
+    return b.op(node.op, *operands, source=node.source, **asdict(node.attrs))
 
 
 @rule("average_pool(c := conv(x, w))")

@@ -136,7 +136,8 @@ def _join(graph: Graph, pair: _Pair) -> None:
     inner: dict[Value, Value] = {}
     operands: list[Value] = []
     tags: list[str] = []
-    result = pair.producer.body.outputs[0]  # type: ignore[union-attr]
+    assert pair.producer.body is not None
+    result = pair.producer.body.outputs[0]
     for kernel in (pair.producer, pair.reader):
         assert kernel.body is not None
         for value, own, tag in zip(kernel.operands(), kernel.body.inputs, kernel.attrs.layouts, strict=False):

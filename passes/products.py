@@ -104,4 +104,4 @@ def _as_row(b: Builder, value: Value) -> Value:
         return value
     if value.data is not None:
         return b.constant(value.data.reshape(1, -1), value.name)
-    return b.reshape(value, shape=(1, value.type.shape[-1]))  # type: ignore[no-any-return]
+    return b.reshape(value, shape=(1, value.type.shape[-1]))

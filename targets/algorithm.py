@@ -56,6 +56,7 @@ class Algorithm:
         indices (they are te tensors, or a fused prologue of that form); a symbolic batch is in `x.shape[0]`;
         `finish(value, logical_index)` must be applied exactly once per element of the result, in its last stage.
     schedule(sch, P, T, target) -> None: a recipe, one primitive a line. The last stage's block is named "out".
+        Left out where the definition states its loops (targets/cpu/loops.py).
     error_bound(P, target) -> float: relative to the largest result or, where results cancel, to the largest root of a
         sum of squared products (0 where it sums the same products as the definition).
     """
@@ -67,7 +68,7 @@ class Algorithm:
     tiles_for: Callable[[Any, Target], Any]
     cost: Callable[[Any, Target, Any], Cost]
     define: Callable[[Any, Any, Any, Any, Callable[[Any, tuple[Any, ...]], Any]], te.Tensor]
-    schedule: Callable[[Schedule, Any, Any, Target], None]
+    schedule: Callable[[Schedule, Any, Any, Target], None] = lambda sch, problem, tile, target: None
     scratch: Callable[[Any, Target, Any], int] = lambda problem, target, tile: 0
     workspaces: Callable[[Any, Any], tuple[tuple[int, ...], ...]] = lambda problem, tile: ()
     error_bound: Callable[[Any, Target], float] = lambda problem, target: 0.0

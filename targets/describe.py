@@ -133,9 +133,9 @@ def _matmul(node: Node) -> MatmulProblem | None:
         k,
         n,
         node.attrs.transpose_w,
-        _hinted(product(lead)),
+        hinted(product(lead)),
         x.dtype,
-        _hinted(x.shape[-2]),
+        hinted(x.shape[-2]),
         stacked,
     )
 
@@ -145,16 +145,16 @@ def _matmul_dw(node: Node) -> MatmulDwProblem | None:
     sizes = _numbers((a.shape[-1], b.shape[-1]))
     if a.rank != 2 or b.rank != 2 or node.attrs.transpose_w or sizes is None:
         return None
-    return MatmulDwProblem(_batch(a.shape[0]), sizes[0], sizes[1], a.dtype, _hinted(a.shape[0]))
+    return MatmulDwProblem(_batch(a.shape[0]), sizes[0], sizes[1], a.dtype, hinted(a.shape[0]))
 
 
-def _hinted(dim: Dim) -> int:
-    """A dimension at the batch that decisions assume."""
+def hinted(dim: Dim) -> int:
+    """A dimension, or a number of bytes, at the batch that decisions assume."""
     return dim if isinstance(dim, int) else int(substitute(dim, {s.name: HINT for s in dim.free_symbols}))
 
 
 def _pool(node: Node) -> PoolProblem | None:
-    x, y = node.inputs[0].type, node.outputs[0].type  # type: ignore[union-attr]
+    x, y = next(node.operands()).type, node.outputs[0].type
     size, out = _numbers(x.shape[1:]), _numbers(y.shape[2:])
     if size is None or out is None or len(node.outputs) != 1:
         return None

@@ -313,7 +313,7 @@ class _Evaluator:
             stored = next((o.type for o in self.body.outputs if o.type.shape == value.type.shape), value.type)
             types.append(value.type.with_(layout=stored.layout))
         operands = [None if v is None else self._whole(v) for v in root.inputs]
-        made = op.compute(self.c, root.attrs, types, operands)  # type: ignore[arg-type]
+        made = op.compute(self.c, root.attrs, types, operands)  # type: ignore[arg-type]  # None: left out, where an op allows it
         made = made if isinstance(made, (tuple, list)) else (made,)
         self.known.update(zip(root.outputs, made, strict=True))
 

@@ -24,7 +24,7 @@ def small_net(batch: int | str = 1, size: int | str = 12) -> Graph:
     b = Builder("small")
     x = b.input("x", (batch, 3, size, size))
 
-    def conv(v, oc, k, **window):  # type: ignore[no-untyped-def]
+    def conv(v, oc, k, **window):
         fan = v.type.shape[1] * k * k
         w = (RNG.standard_normal((oc, v.type.shape[1], k, k)) / np.sqrt(fan)).astype(np.float32)
         return b.add(b.conv(v, w, **window), RNG.standard_normal((oc, 1, 1)).astype(np.float32))
@@ -95,7 +95,7 @@ def test_shapes_fix_a_symbolic_batch() -> None:
 )
 def test_bad_arguments(arguments: dict[str, object], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        cnncc.compile(small_net("N"), **arguments)  # type: ignore[arg-type]
+        cnncc.compile(small_net("N"), **arguments)
 
 
 def test_kernels_allocate_nothing() -> None:
@@ -164,7 +164,7 @@ def test_accuracy_policies(accuracy: str) -> None:
     w = (RNG.standard_normal((32, 32, 3, 3)) / 17).astype(np.float32)
     b.output(b.conv(x, w, pads=1), "y")
     graph = b.finish()
-    exe = cnncc.compile(graph, accuracy=accuracy)  # type: ignore[arg-type]
+    exe = cnncc.compile(graph, accuracy=accuracy)
     (row,) = (r for r in exe.report().rows if "conv" in r.ops)
     assert ("winograd" in row.algorithm) == (accuracy != "strict")
     array = RNG.standard_normal((1, 32, 28, 28)).astype(np.float32)

@@ -59,7 +59,7 @@ def prepare(model: Any, shapes: Mapping[str, tuple[int, ...]] | None, scratch: s
         raise ModelFileError(f"{path}: not an ONNX file: {error}") from None
     arrays = _arrays(proto, shapes or {}, batch, seed)
     feeds = os.path.join(scratch, "feeds.npz")
-    np.savez(feeds, **arrays)  # type: ignore[arg-type]
+    np.savez(feeds, **arrays)  # type: ignore[arg-type]  # a name may be one of numpy's own keywords: it does not know
     fixed = {name: array.shape for name, array in arrays.items()}
     return Prepared(label, path, reference, feeds, fixed, count_macs(proto, fixed))
 

@@ -94,7 +94,7 @@ def _read_file(path: Path, limits: Limits) -> bytes:
 
 def _parsed(data: bytes, label: str, path: Path | None, limits: Limits) -> ModelFile:
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     if not data:
         raise ModelFileError(f"{label}: not an ONNX model, the file is empty")

@@ -22,7 +22,7 @@ def run_loop() -> Any:
     """
     from tvm.script import tirx as T  # noqa: N812
 
-    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]
+    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]  # TVM has no types here
     def loop(table: T.handle, status: T.handle, barrier: T.handle) -> None:
         n = T.int64()
         threads = T.int64()

@@ -66,7 +66,7 @@ class Sum(Loss):
     def __call__(self, b: Builder, output: Any, target: Any, parameters: Parameters | None = None) -> Value:
         """See `Loss`."""
         parts = [part(b, output, target, parameters) for part in (self.first, self.second)]
-        return b.add(*parts)  # type: ignore[no-any-return]
+        return b.add(*parts)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Scaled(Loss):
 
     def __call__(self, b: Builder, output: Any, target: Any, parameters: Parameters | None = None) -> Value:
         """See `Loss`."""
-        return b.mul(self.loss(b, output, target, parameters), self.factor)  # type: ignore[no-any-return]
+        return b.mul(self.loss(b, output, target, parameters), self.factor)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def reduced(b: Builder, values: Value, reduction: str) -> Value:
         return values
     if reduction not in ("mean", "sum"):
         raise GraphError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    return b.op(f"reduce_{reduction}", values, keepdims=False)  # type: ignore[no-any-return]
+    return b.op(f"reduce_{reduction}", values, keepdims=False)
 
 
 def check_same(name: str, output: Value, target: Value) -> None:

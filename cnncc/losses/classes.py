@@ -120,7 +120,7 @@ class _Labels:
 
     def at_label(self, values: Any) -> Value:
         """Values [.., C, ...] at the label's class, zero at the others."""
-        return self.b.where(self.is_label, values, self.zero)  # type: ignore[no-any-return]
+        return self.b.where(self.is_label, values, self.zero)
 
     def pick(self, values: Value) -> Value:
         """The value of the label's class times its weight [N, ...]: zero where ignored, NaN where it is no class."""
@@ -134,7 +134,7 @@ class _Labels:
         known = b.op("and", b.greater_equal(self.labels, 0), b.less(self.labels, self.classes))
         if self.ignored is not None:
             known = b.op("or", known, self.ignored)
-        return b.where(known, values, np.asarray(np.nan, self.dtype))  # type: ignore[no-any-return]
+        return b.where(known, values, np.asarray(np.nan, self.dtype))
 
     def known(self, values: Value) -> Value:
         """Values [N, ...], zero where the label is ignored."""
@@ -149,7 +149,7 @@ class _Labels:
             counted = b.reduce_sum(self.at_label(self.weights), axes=(1,), keepdims=False)
         else:
             counted = b.where(self.ignored, self.zero, np.ones((), self.dtype))
-        return b.div(b.reduce_sum(loss, keepdims=False), b.reduce_sum(counted, keepdims=False))  # type: ignore[no-any-return]
+        return b.div(b.reduce_sum(loss, keepdims=False), b.reduce_sum(counted, keepdims=False))
 
 
 def _soft(b: Builder, output: Value, target: Value, weight: Any, reduction: Reduction, label_smoothing: float) -> Value:

@@ -74,7 +74,7 @@ def bce_with_logits(
 def _difference(b: Builder, name: str, output: Value, target: Value) -> Value:
     check_float(name, output)
     check_same(name, output, target)
-    return b.sub(output, like(b, target, output))  # type: ignore[no-any-return]
+    return b.sub(output, like(b, target, output))
 
 
 def _factor(name: str, factor: Any, output: Value) -> np.ndarray:

@@ -29,7 +29,7 @@ class _Penalty(Loss):
         total = self.of(b, chosen[0])
         for value in chosen[1:]:
             total = b.add(total, self.of(b, value))
-        return b.mul(total, self.scale)  # type: ignore[no-any-return]
+        return b.mul(total, self.scale)
 
     def of(self, b: Builder, w: Value) -> Value:
         """The penalty of one parameter, without the scale."""
@@ -42,7 +42,7 @@ class L1Penalty(_Penalty):
 
     def of(self, b: Builder, w: Value) -> Value:
         """sum |w|."""
-        return b.reduce_sum(b.abs(w), keepdims=False)  # type: ignore[no-any-return]
+        return b.reduce_sum(b.abs(w), keepdims=False)
 
 
 @dataclass(frozen=True)
@@ -51,4 +51,4 @@ class L2Penalty(_Penalty):
 
     def of(self, b: Builder, w: Value) -> Value:
         """sum w^2."""
-        return b.reduce_sum(b.square(w), keepdims=False)  # type: ignore[no-any-return]
+        return b.reduce_sum(b.square(w), keepdims=False)

@@ -28,6 +28,7 @@ def batch_norm(
     that of PyTorch (divided by count - 1), otherwise ONNX's, of the population.
     """
     trace = x.trace
+    y: Tensor
     y, mean, var = trace.op("batch_norm_train", x, *affine(x, gamma, beta), eps=eps)
     rate: Any = momentum
     if batches is not None:
@@ -40,7 +41,7 @@ def batch_norm(
     if running[1] is not None:
         count = trace.op("size", x, axes=(0, *range(2, x.ndim))) if unbiased else None
         trace.update(running[1], trace.op("moving_average", trace.buffer(running[1]), var, rate, count))
-    return y  # type: ignore[no-any-return]
+    return y
 
 
 def affine(x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> tuple[Tensor, Tensor]:

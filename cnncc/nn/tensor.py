@@ -91,15 +91,15 @@ class Trace:
                 self.random = self.builder.constant(new_random())
             self.updates[RANDOM] = self.builder.add(self.random, np.array([0, 0, 1], np.uint32))
         self._streams += 1
-        return self.op("dropout_train", x, self.random, p=float(p), stream=self._streams, axes=axes)  # type: ignore[no-any-return]
+        y: Tensor = self.op("dropout_train", x, self.random, p=float(p), stream=self._streams, axes=axes)
+        return y
 
     def op(self, name: str, *operands: Any, **attributes: Any) -> Any:
         """Append an operation; tensors, numbers and arrays may be operands."""
         plain = [o.value if isinstance(o, Tensor) else o for o in operands]
-        result = self.builder.op(name, *plain, source=self.path[-1] if self.path else "", **attributes)
-        if isinstance(result, tuple):
-            return tuple(Tensor(v, self) for v in result)
-        return Tensor(result, self)
+        made = self.builder.results(name, *plain, source=self.path[-1] if self.path else "", **attributes)
+        results = tuple(Tensor(v, self) for v in made)
+        return results[0] if len(results) == 1 else results
 
 
 RANDOM = "random_state"  # the graph input that seeds dropout: seed, seed, step
@@ -266,7 +266,8 @@ class Tensor:
         return self._op(op, self, axes=tuple(a % self.ndim for a in which), keepdims=keepdim)
 
     def _op(self, name: str, *operands: Any, **attributes: Any) -> Tensor:
-        return self.trace.op(name, *operands, **attributes)  # type: ignore[no-any-return]
+        result: Tensor = self.trace.op(name, *operands, **attributes)
+        return result
 
 
 def index(x: Tensor, key: Any) -> Tensor:

@@ -116,7 +116,7 @@ def _average_compute(c: Lowering, attrs: AveragePoolAttrs, outs: Sequence[Type],
     return c.stage(outs[0], element, "average_pool")
 
 
-_COUNTED = ({"count_include_pad": False}, {"count_include_pad": True})
+_COUNTED: tuple[dict[str, Any], ...] = ({"count_include_pad": False}, {"count_include_pad": True})
 
 average_pool = define(
     "average_pool",
@@ -127,10 +127,7 @@ average_pool = define(
     grad=_average_grad,
     compute=_average_compute,
     normalise=canonical_pool,
-    samples=tuple(
-        Sample((x,), AveragePoolAttrs(**w, **count))  # type: ignore[arg-type]
-        for (x, w), count in cartesian(SHAPES, _COUNTED)
-    ),
+    samples=tuple(Sample((x,), AveragePoolAttrs(**w, **count)) for (x, w), count in cartesian(SHAPES, _COUNTED)),
     doc="The mean of each window.",
 )
 
@@ -175,6 +172,10 @@ def _average_dx_compute(c: Lowering, attrs: AveragePoolDxAttrs, outs: Sequence[T
     return c.stage(outs[0], element, "average_pool_dx")
 
 
+def _average_dx_samples(count: dict[str, Any]) -> tuple[Sample, ...]:
+    return dx_samples(lambda x, w, out: Sample((Arg(out),), AveragePoolDxAttrs(**w, **count, size=x.shape[2:])))
+
+
 average_pool_dx = define(
     "average_pool_dx",
     ("dy",),
@@ -184,14 +185,6 @@ average_pool_dx = define(
     grad=_average_dx_grad,
     compute=_average_dx_compute,
     normalise=canonical_pool,
-    samples=tuple(
-        sample
-        for count in _COUNTED
-        for sample in dx_samples(
-            lambda x, w, out, count=count: Sample(  # type: ignore[misc]
-                (Arg(out),), AveragePoolDxAttrs(**w, **count, size=x.shape[2:])
-            )
-        )
-    ),
+    samples=tuple(sample for count in _COUNTED for sample in _average_dx_samples(count)),
     doc="The data gradient of average_pool.",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,10 @@ from cnncc.ops.common import Gradients, resolve_axis
 from cnncc.ops.lowering import Lowering, Operand
 from cnncc.ops.plain import index as plain
 from cnncc.ops.registry import Arg, Sample, define
+
+if TYPE_CHECKING:
+    from cnncc.builder import Builder
+    from cnncc.edges.numpy_source.line import Line
 
 Index = tuple[Any, ...]
 
@@ -193,9 +197,9 @@ def _dx_reference(attrs: SliceDxAttrs, dy: np.ndarray) -> np.ndarray:
     return plain.place_slice(dy, tuple(map(_number, attrs.size)), _slices(attrs))
 
 
-def _dx_numpy(s: Any) -> str:
+def _dx_numpy(s: Line) -> str:
     where = f"np.s_[{_slice_text(s, s.attrs.size)}{',' if s.out.rank == 1 else ''}]"
-    return s.call(plain.place_slice, s[0], s.text(s.attrs.size), where)  # type: ignore[no-any-return]
+    return s.call(plain.place_slice, s[0], s.text(s.attrs.size), where)
 
 
 def _dx_element(c: Lowering, attrs: SliceDxAttrs, out: Type, xs: Sequence[Operand], index: Index) -> Any:
@@ -280,7 +284,7 @@ def _pad_reference(attrs: PadAttrs, x: np.ndarray) -> np.ndarray:
     r = x.ndim
     widths = [(max(0, attrs.pads[a]), max(0, attrs.pads[r + a])) for a in range(r)]
     if attrs.mode != "constant":
-        return np.pad(x, widths, mode=attrs.mode)  # type: ignore[call-overload,no-any-return]
+        return np.pad(x, widths, mode=attrs.mode)  # type: ignore[call-overload,no-any-return]  # a mode of numpy's
     whole = np.pad(x, widths, constant_values=np.asarray(attrs.value).astype(x.dtype))
     return _crop(whole, attrs)
 
@@ -312,18 +316,18 @@ def _pad_grad(g: Any) -> Gradients:
     return (dx,)
 
 
-def _folded(b: Any, dy: Value, axis: int, begin: int, end: int, size: Dim, mode: str) -> Value:
+def _folded(b: Builder, dy: Value, axis: int, begin: int, end: int, size: Dim, mode: str) -> Value:
     """The padding of one axis added to where its elements came from."""
 
     def part(start: Dim, stop: Dim) -> Value:
-        return b.slice(dy, starts=(start,), ends=(normal(stop),), axes=(axis,))  # type: ignore[no-any-return]
+        return b.slice(dy, starts=(start,), ends=(normal(stop),), axes=(axis,))
 
     def place(v: Value, start: Dim, length: Dim) -> Value:
         starts = tuple(start if k == axis else 0 for k in range(v.type.rank))
         stop = normal(start + length)
         ends = tuple(stop if k == axis else d for k, d in enumerate(v.type.shape))
         shape = tuple(size if k == axis else d for k, d in enumerate(v.type.shape))
-        return b.slice_dx(v, starts=starts, ends=ends, size=shape)  # type: ignore[no-any-return]
+        return b.slice_dx(v, starts=starts, ends=ends, size=shape)
 
     total = part(begin, begin + size)
     if mode == "edge":

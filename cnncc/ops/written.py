@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cnncc.ir.types import Type
+
+if TYPE_CHECKING:
+    from cnncc.edges.numpy_source.line import Line
 
 
 def _nothing(attrs: Any, *types: Any) -> dict[str, Any]:
@@ -23,7 +26,7 @@ def written(function: Callable[..., Any], numbers: Callable[..., dict[str, Any]]
     def reference(attrs: Any, *arrays: np.ndarray | None) -> Any:
         return function(*arrays, **numbers(attrs, *(None if a is None else Type.of(a) for a in arrays)))
 
-    def line(s: Any) -> str:
-        return s.call(function, *s.x, **numbers(s.attrs, *s.types))  # type: ignore[no-any-return]
+    def line(s: Line) -> str:
+        return s.call(function, *s.x, **numbers(s.attrs, *s.types))
 
     return {"reference": reference, "numpy": line}

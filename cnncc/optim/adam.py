@@ -29,7 +29,7 @@ class Adam(Optimizer):
     groups: Sequence[Group] = ()
 
     def __post_init__(self) -> None:
-        self.groups, self.betas = tuple(self.groups), tuple(self.betas)  # type: ignore[assignment]
+        self.groups, self.betas = tuple(self.groups), tuple(self.betas)  # type: ignore[assignment]  # two of them, checked next
         self.check(
             lr=not_negative(self.lr),
             betas=("two numbers", len(self.betas) == 2),

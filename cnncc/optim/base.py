@@ -57,10 +57,10 @@ class Optimizer:
         """The optimizer with a group's hyperparameters. Raises GraphError where it has none of that name."""
         if group is None or not group.overrides:
             return self
-        names = [f.name for f in fields(self) if f.name != "groups"]  # type: ignore[arg-type]
+        names = [f.name for f in fields(self) if f.name != "groups"]  # type: ignore[arg-type]  # optimizers are dataclasses
         if not set(group.overrides) <= set(names):
             raise GraphError(f"{group!r}: hyperparameters of {type(self).__name__} are {', '.join(names)}")
-        return replace(self, groups=(), **group.overrides)  # type: ignore[type-var]
+        return replace(self, groups=(), **group.overrides)  # type: ignore[type-var]  # optimizers are dataclasses
 
     def owners(self, name: str) -> list[Optimizer | Group]:
         """What has a hyperparameter of its own: groups that override it, in order, then the optimizer itself."""

@@ -63,7 +63,7 @@ def _reading(threads: int) -> Any:
     tvm = import_tvm()
     from tvm.script import tirx as T  # noqa: N812
 
-    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]
+    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]  # TVM has no types here
     def main(passes: T.handle, memory: T.handle, result: T.handle) -> None:
         T.func_attr({"tirx.noalias": True})
         n = T.int64()
@@ -94,7 +94,7 @@ def _updating(threads: int) -> Any:
     tvm = import_tvm()
     from tvm.script import tirx as T  # noqa: N812
 
-    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]
+    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]  # TVM has no types here
     def main(passes: T.handle, given: T.handle, updated: T.handle) -> None:
         T.func_attr({"tirx.noalias": True})
         n = T.int64()

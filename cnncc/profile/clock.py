@@ -63,7 +63,7 @@ def read_clock() -> Any:
     """The kernel as a PrimFunc of one row: seconds and nanoseconds of the monotonic clock."""
     from tvm.script import tirx as T  # noqa: N812
 
-    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]
+    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]  # TVM has no types here
     def clock(row: T.handle) -> None:
         reading = T.match_buffer(row, (1, _ROW), "int64")
         with T.sblock("read"):

@@ -46,8 +46,8 @@ def _loop(threads: int, lanes: int) -> tuple[Any, tuple[Any, ...]]:
     import tvm
     from tvm.script import tirx as T  # noqa: N812
 
-    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]
-    def main(x: T.Buffer((2, lanes), "float32"), out: T.Buffer((threads, _CHAINS, lanes), "float32")) -> None:  # type: ignore[valid-type]
+    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]  # TVM has no types here
+    def main(x: T.Buffer((2, lanes), "float32"), out: T.Buffer((threads, _CHAINS, lanes), "float32")) -> None:  # type: ignore[valid-type]  # TVM reads them
         T.func_attr({"tirx.noalias": True})
         for thread in T.parallel(threads):
             with T.sblock("chains"):

@@ -228,7 +228,8 @@ class Run:
 
 def optimizer_settings(optimizer: Optimizer) -> dict[str, Any]:
     """What must be equal when a run is resumed: the rule and its numbers, without learning rates (see `Rate`)."""
-    numbers = {f.name: _plain(getattr(optimizer, f.name)) for f in fields(optimizer) if f.name not in ("lr", "groups")}  # type: ignore[arg-type]
+    names = [f.name for f in fields(optimizer)]  # type: ignore[arg-type]  # optimizers are dataclasses
+    numbers = {name: _plain(getattr(optimizer, name)) for name in names if name not in ("lr", "groups")}
     groups = [
         {"match": g.match, "frozen": g.frozen, **{k: _plain(v) for k, v in g.overrides.items() if k != "lr"}}
         for g in optimizer.groups

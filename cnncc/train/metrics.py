@@ -49,12 +49,12 @@ def binary_accuracy(b: Builder, output: Value, target: Value) -> Value:
         raise GraphError(f"binary_accuracy takes operands of one shape, got {output.type} and {target.type}")
     target = b.cast(target, dtype=output.type.dtype)
     right = b.equal(b.greater(output, b.zeros_like(output)), b.greater(target, 0.5))
-    return b.reduce_mean(b.cast(right, dtype=output.type.dtype), keepdims=False)  # type: ignore[no-any-return]
+    return b.reduce_mean(b.cast(right, dtype=output.type.dtype), keepdims=False)
 
 
 def mean_absolute_error(b: Builder, output: Value, target: Value) -> Value:
     """Mean over all elements of |output - target|."""
-    return b.reduce_mean(b.abs(b.sub(output, target)), keepdims=False)  # type: ignore[no-any-return]
+    return b.reduce_mean(b.abs(b.sub(output, target)), keepdims=False)
 
 
 METRICS: dict[str, Metric] = {
@@ -97,4 +97,4 @@ def _share(b: Builder, right: Value, labels: Value, output: Value) -> Value:
     valid = b.op("and", b.greater_equal(labels, 0), b.less(labels, int(output.type.shape[1])))
     hits = b.reduce_sum(b.cast(b.op("and", right, valid), dtype=dtype), keepdims=False)
     count = b.reduce_sum(b.cast(valid, dtype=dtype), keepdims=False)
-    return b.div(hits, b.max(count, 1.0))  # type: ignore[no-any-return]
+    return b.div(hits, b.max(count, 1.0))

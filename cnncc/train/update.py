@@ -164,7 +164,7 @@ def global_norm(b: Builder, values: list[Value]) -> Value:
     dtype = "f64" if any(v.type.dtype == "f64" for v in values) else "f32"
     parts = [b.cast(b.reduce_sum(b.square(v), keepdims=False), dtype=dtype) for v in values]
     joined = b.concat(*(b.reshape(p, shape=(1,)) for p in parts), axis=0)
-    return b.sqrt(b.reduce_sum(joined, keepdims=False))  # type: ignore[no-any-return]
+    return b.sqrt(b.reduce_sum(joined, keepdims=False))
 
 
 def _append_sums(b: Builder, gradients: Mapping[str, Value]) -> Updated:
@@ -194,4 +194,4 @@ def _count(b: Builder, result: Updated) -> Value:
     after = b.add(b.input(COUNT, (), "i64"), 1)
     result.new[COUNT] = after
     result.initial[COUNT] = np.zeros((), np.int64)
-    return b.cast(b.reshape(after, shape=(1,)), dtype="f64")  # type: ignore[no-any-return]
+    return b.cast(b.reshape(after, shape=(1,)), dtype="f64")

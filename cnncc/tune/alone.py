@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from cnncc.assemble import required_features
+from cnncc.ir.dims import Dim
 from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ir.parser import parse
 from cnncc.ir.types import Type
@@ -155,8 +156,8 @@ def _room(shape: tuple[int, ...], itemsize: int) -> int:
     return -(-int(np.prod(shape)) * itemsize // ALIGNMENT) * ALIGNMENT
 
 
-def _extents(shape: Sequence[object], batch: int) -> tuple[int, ...]:
-    numbers = (d if isinstance(d, int) else d.subs(dict.fromkeys(d.free_symbols, batch)) for d in shape)  # type: ignore[attr-defined]
+def _extents(shape: Sequence[Dim], batch: int) -> tuple[int, ...]:
+    numbers = (d if isinstance(d, int) else d.subs(dict.fromkeys(d.free_symbols, batch)) for d in shape)
     return tuple(map(int, numbers))
 
 

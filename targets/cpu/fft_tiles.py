@@ -52,7 +52,6 @@ def fft_algorithm(
         op="conv",
         applies=applies,
         tiles_for=tiles_or_error(name, best, applies),
-        schedule=lambda sch, p, tile, target: None,  # the definition states its loops
         scratch=scratch,
         error_bound=lambda p, target: error * 2.0**-23,
         exact=False,

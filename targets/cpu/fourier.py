@@ -105,7 +105,8 @@ _SMALL: dict[int, Callable[[Sequence[Complex], int, Let], list[Complex]]] = {2: 
 
 
 def _named(a: Complex, let: Let) -> Complex:
-    return tuple(None if part is None else let(part) for part in a)  # type: ignore[return-value]
+    real, imaginary = (None if part is None else let(part) for part in a)
+    return real, imaginary
 
 
 def _scaled(a: Complex, by: float) -> Complex:

@@ -8,7 +8,7 @@ nothing extra and every element of dx is written once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -162,17 +162,21 @@ class _Kernel:
     def _vectors(self) -> range:
         return range(0, self.tile.block, self.tile.lanes)
 
+    def _lanes(self, write: Callable[[Any], None]) -> None:
+        """What `write(lane)` states, at every lane of a block, a vector at a time."""
+        for first in self._vectors():
+
+            def vector(let: Any, v: Any, first: int = first) -> None:
+                write(first + v)
+
+            self.code.vector(self.tile.lanes, vector)
+
     def _clear(self, kept: Any, k: Any, row: Any) -> None:
         from tvm import tirx
 
+        zero = tirx.const(0.0, "float32")
         with self.code.loop(self.wide, "column") as column:
-            for first in self._vectors():
-                self.code.vector(
-                    self.tile.lanes,
-                    lambda let, v, first=first: self.code.store(  # type: ignore[misc]
-                        kept, tirx.const(0.0, "float32"), k, row, column, first + v
-                    ),
-                )
+            self._lanes(lambda lane: self.code.store(kept, zero, k, row, column, lane))
 
     def _windows(self, kept: Any, image: Any, block: Any, plane: list[Any], y: Any, edge: bool) -> None:
         """The windows of an output row."""
@@ -274,8 +278,7 @@ class _Kernel:
             code.store(self.out, result, image, block, *where, lane)
 
         with code.loop(p.size[-1], "column") as column:
-            for first in self._vectors():
-                code.vector(t.lanes, lambda let, v, first=first: write(column, first + v))  # type: ignore[misc]
+            self._lanes(lambda lane: write(column, lane))
 
     def _beyond(self, image: Any, block: Any, plane: list[Any], finish: common.Finish) -> None:
         """Planes that no window reaches, behind the last."""
@@ -303,10 +306,6 @@ def _thirds(inside: tuple[int, int], count: int) -> Iterator[tuple[int, int, boo
             yield begin, end, edge
 
 
-def schedule(sch: Any, p: PoolDxProblem, tile: PoolDxTile, target: Target) -> None:
-    """Nothing: the definition states its loops."""
-
-
 ALGORITHM = Algorithm(
     name="pool_gradient",
     op="pool_dx",
@@ -315,6 +314,5 @@ ALGORITHM = Algorithm(
     tiles_for=tiles_for,
     cost=cost,
     define=define,
-    schedule=schedule,
     scratch=scratch,
 )

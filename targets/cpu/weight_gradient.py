@@ -260,7 +260,11 @@ class _Kernel:
         def move(store: Callable[[int, int, Any], None]) -> None:
             for v in range(t.vectors):
                 for r in range(rows):
-                    code.vector(t.lanes, lambda let, lane, v=v, r=r: store(v, r, lane))  # type: ignore[misc]
+
+                    def vector(let: Any, lane: Any, v: int = v, r: int = r) -> None:
+                        store(v, r, lane)
+
+                    code.vector(t.lanes, vector)
 
         def kept(v: int, r: int, lane: Any) -> tuple[Any, ...]:
             return m, c, k, common.i64(numbers[r]), common.i64(lane0 + v * t.lanes) + lane
@@ -329,10 +333,6 @@ class _Kernel:
         return k * i64(self.inner) + i
 
 
-def _schedule(sch: Any, p: ConvProblem, tile: DwTile, target: Target) -> None:
-    """Nothing: the definition states its loops."""
-
-
 def _algorithm(name: str, kind: Kind) -> Algorithm:
     return Algorithm(
         name=name,
@@ -342,7 +342,6 @@ def _algorithm(name: str, kind: Kind) -> Algorithm:
         tiles_for=functools.partial(weight_tiles.tiles_for, kind),
         cost=functools.partial(weight_tiles.cost, kind),
         define=functools.partial(_define, kind),
-        schedule=_schedule,
         scratch=functools.partial(weight_tiles.scratch, kind),
     )
 

@@ -93,7 +93,11 @@ def _kernel(p: MatmulDwProblem, tile: ProductTile, terms: Any, a: Any, b: Any, o
         sums = code.local("sums", rows * vectors, lanes)
         places = [(r, v) for v in range(vectors) for r in range(rows)]
         for r, v in places:
-            code.vector(lanes, lambda let, lane, r=r, v=v: code.store(sums, zero, r * vectors + v, lane))  # type: ignore[misc]
+
+            def clear(let: Any, lane: Any, r: int = r, v: int = v) -> None:
+                code.store(sums, zero, r * vectors + v, lane)
+
+            code.vector(lanes, clear)
         with code.loop(terms, "n") as n:
             for v in range(vectors):
 
@@ -133,10 +137,6 @@ def _kernel(p: MatmulDwProblem, tile: ProductTile, terms: Any, a: Any, b: Any, o
     return code.finish()
 
 
-def schedule(sch: Any, p: MatmulDwProblem, tile: ProductTile, target: Target) -> None:
-    """Nothing: the definition states its loops."""
-
-
 ALGORITHM = Algorithm(
     name="weight_product",
     op="matmul_dw",
@@ -145,5 +145,4 @@ ALGORITHM = Algorithm(
     tiles_for=tiles_for,
     cost=cost,
     define=define,
-    schedule=schedule,
 )

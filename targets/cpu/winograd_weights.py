@@ -140,10 +140,6 @@ def _transformed(
     ]
 
 
-def schedule(sch: Any, p: WinogradWeightsProblem, tile: WeightsTile, target: Target) -> None:
-    """Nothing: the definition states its loops."""
-
-
 ALGORITHM = Algorithm(
     name="winograd_weights",
     op="winograd_weights",
@@ -152,6 +148,5 @@ ALGORITHM = Algorithm(
     tiles_for=tiles_for,
     cost=cost,
     define=define,
-    schedule=schedule,
     prologue=True,
 )

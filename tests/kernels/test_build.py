@@ -32,7 +32,7 @@ def sources(made: list[str]) -> dict[str, KernelSource]:
         made.append(name)
         return SOURCES[name](False)
 
-    return {name: KernelSource(f"{name} of the tests", lambda n=name: make(n)) for name in SOURCES}  # type: ignore[misc]
+    return {name: KernelSource(f"{name} of the tests", lambda n=name: make(n)) for name in SOURCES}
 
 
 def test_kernels_are_made_only_when_the_cache_misses(tmp_path: Path) -> None:

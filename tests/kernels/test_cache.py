@@ -49,7 +49,7 @@ def test_damaged_entries_are_dropped(tmp_path: Path, damage: object, caplog: pyt
     cache = Cache(tmp_path)
     cache.put("key", b"object")
     (path,) = entries(tmp_path)
-    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING, "cnncc"):
         assert cache.get("key") is None
     assert "is damaged and will be built again" in caplog.text

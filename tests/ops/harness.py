@@ -214,10 +214,10 @@ def run_compiled(case: Case, arrays: Sequence[np.ndarray | None], free: bool = F
         attrs = bind_attrs(chosen[0], {"N": _batch(case, arrays)})
     outs = case.op.infer_types(attrs, [None if a is None else Type.of(a) for a in arrays])
     operands = [aligned(a) for a in arrays if a is not None]
-    results = [aligned(np.zeros([int(d) for d in t.physical], t.numpy)) for t in outs]  # type: ignore[call-overload]
+    results = [aligned(np.zeros([int(d) for d in t.physical], t.numpy)) for t in outs]
     function = library(case.op.name)[f"{'s' if free else 'f'}{case.number}"]
     function(*(tvm.runtime.from_dlpack(a) for a in (*operands, *results)))
-    return [t.layout.unpack(r, t.shape) for r, t in zip(results, outs, strict=True)]  # type: ignore[arg-type]
+    return [t.layout.unpack(r, t.shape) for r, t in zip(results, outs, strict=True)]
 
 
 def run_blocked(case: Case, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
@@ -227,7 +227,7 @@ def run_blocked(case: Case, arrays: Sequence[np.ndarray | None]) -> list[np.ndar
     types = blocked(case)
     assert types is not None
     operands = [aligned(t.layout.pack(a)) for t, a in zip(types[0], arrays, strict=True) if t is not None]
-    results = [aligned(np.ones([int(d) for d in t.physical], t.numpy)) for t in types[1]]  # type: ignore[call-overload]
+    results = [aligned(np.ones([int(d) for d in t.physical], t.numpy)) for t in types[1]]
     library(case.op.name)["b0"](*(tvm.runtime.from_dlpack(a) for a in (*operands, *results)))
     return results
 
@@ -238,7 +238,7 @@ def run_half(case: Case, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray
 
     outs = case.op.infer_types(case.attrs, [None if a is None else Type.of(a) for a in arrays])
     operands = [aligned(a) for a in arrays if a is not None]
-    results = [aligned(np.zeros([int(d) for d in t.shape], t.numpy)) for t in outs]  # type: ignore[call-overload]
+    results = [aligned(np.zeros([int(d) for d in t.shape], t.numpy)) for t in outs]
     library(case.op.name)["h0"](*(tvm.runtime.from_dlpack(a) for a in (*operands, *results)))
     return results
 

@@ -67,12 +67,12 @@ def test_symbolic_sizes(ceil: bool):
     ],
 )
 def test_named_paddings(mode: object, size: int, kernel: int, stride: int, pads: tuple[int, ...]):
-    assert canonical(Window((stride,), mode), (size,), (kernel,)).pads == pads  # type: ignore[arg-type]
+    assert canonical(Window((stride,), mode), (size,), (kernel,)).pads == pads
 
 
 def test_same_padding_keeps_the_size_over_the_stride():
     for i, k, s, d in product(range(3, 30), range(1, 6), range(1, 4), (1, 2)):
-        attrs = canonical(Window((s,), "same", (d,)), (i,), (k,))  # type: ignore[arg-type]
+        attrs = canonical(Window((s,), "same", (d,)), (i,), (k,))
         assert geometry(attrs, (k,)).out((i,)) == (-(-i // s),), (i, k, s, d)
 
 
@@ -94,7 +94,7 @@ def test_impossible_numbers(attrs: Window, kernel: tuple[int, ...], message: str
 
 def test_same_padding_of_a_symbolic_size_with_a_stride():
     with pytest.raises(GraphError, match="needs a known size, got H"):
-        canonical(Window((2,), "same"), (symbol("H"),), (3,))  # type: ignore[arg-type]
+        canonical(Window((2,), "same"), (symbol("H"),), (3,))
 
 
 # the last axes of these are weights, or are fixed by another operand or an attribute

@@ -222,7 +222,7 @@ def test_models_for_other_machines_are_refused(executable):
         program = replace(executable.program, target={"kind": "cuda"})
 
     with pytest.raises(UnsupportedError, match="compiled for CUDA"):
-        profile(Elsewhere(), {})  # type: ignore[arg-type]
+        profile(Elsewhere(), {})
 
 
 def test_bandwidth_and_peak_are_measured():

@@ -126,7 +126,7 @@ class _Dlpack:
         self.x = x
 
     def __dlpack__(self, **options: object) -> object:
-        return self.x.__dlpack__(**options)  # type: ignore[arg-type]
+        return self.x.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)
@@ -235,7 +235,7 @@ def sum_of_two(*shapes: tuple[object, ...]) -> Program:
             Buffer("y", "float32", (N, 64), "output"),
         ),
         (Call("add", (0, 1, 2), "sum"),),
-        inputs=tuple(Port(n, "float32", s, i) for i, (n, s) in enumerate(zip("ab", shapes))),  # type: ignore[arg-type]  # noqa: B905
+        inputs=tuple(Port(n, "float32", s, i) for i, (n, s) in enumerate(zip("ab", shapes))),  # noqa: B905
         outputs=(Port("y", "float32", (N, 64), 2),),
         kernels=hand.kernels(1, "add"),
         symbols=("N",),

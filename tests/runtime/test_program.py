@@ -35,7 +35,7 @@ def program(**changes: object) -> Program:
         features=("avx2",),
         notes={"calls": [1, 2]},
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)
 
 
 @pytest.mark.parametrize(

@@ -173,18 +173,18 @@ def test_an_interrupt_waits_for_the_task(monkeypatch: pytest.MonkeyPatch) -> Non
     class Interrupted:
         """A lock whose first acquisition is interrupted."""
 
-        def __init__(self, lock: threading.Lock) -> None:  # type: ignore[valid-type]
+        def __init__(self, lock: threading.Lock) -> None:
             self.lock = lock
-            self.release = lock.release  # type: ignore[attr-defined]
+            self.release = lock.release
             self.first = True
 
         def acquire(self, blocking: bool = True) -> bool:
             if self.first:
                 self.first = False
                 raise KeyboardInterrupt
-            return bool(self.lock.acquire(blocking))  # type: ignore[attr-defined]
+            return bool(self.lock.acquire(blocking))
 
-    monkeypatch.setattr(dispatcher, "_done", Interrupted(dispatcher._done))  # type: ignore[arg-type]
+    monkeypatch.setattr(dispatcher, "_done", Interrupted(dispatcher._done))
 
     def slow() -> None:
         time.sleep(0.2)

@@ -303,7 +303,7 @@ def test_errors_on_adversarial_inputs(m: int, kind: str) -> None:
     else:
         x += np.linspace(0, 1000, 13, dtype=np.float32)
     tensors[0].copyfrom(trial.layouts.x.pack(x))
-    tensors[1].copyfrom(trial.layouts.w.pack(trial.prepare(w)))  # type: ignore[union-attr]
+    tensors[1].copyfrom(trial.layouts.w.pack(trial.prepare(w)))
     trial.function(*tensors)
     expected = conv.reference(ConvAttrs((1, 1), problem.pads, (1, 1)), x.astype(np.float64), w.astype(np.float64))
     error = np.abs(trial.result(tensors[-1]) - expected).max()

@@ -46,6 +46,20 @@ def arrays(dtype: str, seed: int) -> dict[str, np.ndarray]:
     return {n: rng.standard_normal(s).astype(dtype) for n, s in SHAPES.items()}
 
 
+def step_both(ours: Updating, theirs: Any, weights: dict[str, Any], k: int, dtype: str = "float32") -> None:
+    """A step of both optimizers with gradients that depend on k."""
+    gradients = arrays(dtype, k + 1)
+    for name, w in weights.items():
+        w.grad = torch.tensor(gradients[name])
+    theirs.step()
+    ours.step(gradients)
+
+
+def assert_equal_parameters(ours: Updating, weights: dict[str, Any]) -> None:
+    for name, w in weights.items():
+        assert_close(ours.state[name], w.detach().numpy(), "training-step", label=name)
+
+
 def compare(case: str, dtype: str, compiled: bool) -> None:
     kind, options = CASES[case]
     start = arrays(dtype, 0)
@@ -55,11 +69,7 @@ def compare(case: str, dtype: str, compiled: bool) -> None:
     row = "reduction" if dtype == "float64" else "training-step"
     short = "f64" if dtype == "float64" else "f32"
     for k in range(STEPS):
-        gradients = arrays(dtype, k + 1)
-        for name, w in weights.items():
-            w.grad = torch.tensor(gradients[name])
-        theirs.step()
-        ours.step(gradients)
+        step_both(ours, theirs, weights, k, dtype)
         for name, w in weights.items():
             label = f"{case} step {k} {name}"
             assert_close(ours.state[name], w.detach().numpy(), row, short, label)
@@ -98,13 +108,8 @@ def test_every_number_may_change_between_steps(case: str) -> None:
             changed = tuple(0.9 * v for v in value) if isinstance(value, tuple) else 0.8 * value
             setattr(optimizer, name, changed)
             theirs.param_groups[0][name] = changed
-        gradients = arrays("float32", k + 1)
-        for name, w in weights.items():
-            w.grad = torch.tensor(gradients[name])
-        theirs.step()
-        ours.step(gradients)
-    for name, w in weights.items():
-        assert_close(ours.state[name], w.detach().numpy(), "training-step", label=name)
+        step_both(ours, theirs, weights, k)
+    assert_equal_parameters(ours, weights)
 
 
 def test_a_term_that_was_left_out_cannot_come_back() -> None:
@@ -177,13 +182,8 @@ def test_groups_equal_torchs(compiled: bool) -> None:
     theirs = torch.optim.AdamW(groups, lr=0.1, weight_decay=0.2)
     for k in range(8):
         biases.lr = theirs.param_groups[0]["lr"] = 0.5 / (k + 1)
-        gradients = arrays("float32", k + 1)
-        for name, w in weights.items():
-            w.grad = torch.tensor(gradients[name])
-        theirs.step()
-        ours.step(gradients)
-    for name, w in weights.items():
-        assert_close(ours.state[name], w.detach().numpy(), "training-step", label=name)
+        step_both(ours, theirs, weights, k)
+    assert_equal_parameters(ours, weights)
 
 
 def test_frozen_parameters_are_no_part_of_the_update() -> None:
@@ -203,7 +203,7 @@ def test_the_first_group_that_matches_wins() -> None:
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "rate": (lambda: optim.SGD(lr=-1), "SGD: lr must be a number that is not negative, got -1"),
     "nan": (lambda: optim.Adam(lr=float("nan")), "Adam: lr must be a number that is not negative, got nan"),
-    "text": (lambda: optim.SGD(lr="0.1"), "SGD: lr must be a number that is not negative, got 0.1"),  # type: ignore[arg-type]
+    "text": (lambda: optim.SGD(lr="0.1"), "SGD: lr must be a number that is not negative, got 0.1"),
     "nesterov": (lambda: optim.SGD(nesterov=True), "nesterov needs a momentum above 0 and no dampening"),
     "betas": (lambda: optim.AdamW(betas=(0.9, 1.0)), r"AdamW: betas must be at least 0 and below 1, got \(0.9, 1.0\)"),
     "one-beta": (lambda: optim.AdamW(betas=(0.9,)), "betas must be two numbers"),

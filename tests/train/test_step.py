@@ -68,7 +68,7 @@ def test_lenet_agrees_with_torch(nesterov: bool) -> None:
 def test_batch_norm_agrees_with_torch() -> None:
     torch.manual_seed(0)
 
-    def make(m):  # type: ignore[no-untyped-def]
+    def make(m):
         return m.Sequential(m.Conv2d(1, 4, 3, bias=False), m.BatchNorm2d(4), m.ReLU(), m.Flatten(), m.Linear(144, 10))
 
     images, labels, _, _ = load_digits()

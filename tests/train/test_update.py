@@ -253,7 +253,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "norm": (lambda: Update(optim.SGD(), clip_norm=0.0), "clip_norm must be a number above 0, got 0.0"),
     "value": (lambda: Update(optim.SGD(), clip_value=float("nan")), "clip_value must be a number above 0, got nan"),
     "none": (lambda: Update(optim.SGD(), accumulate=0), "accumulate must be a whole number above 0, got 0"),
-    "half": (lambda: Update(optim.SGD(), accumulate=1.5), "accumulate must be a whole number above 0, got 1.5"),  # type: ignore[arg-type]
+    "half": (lambda: Update(optim.SGD(), accumulate=1.5), "accumulate must be a whole number above 0, got 1.5"),
 }
 
 

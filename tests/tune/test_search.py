@@ -210,7 +210,7 @@ def test_where_the_default_fails_nothing_is_decided(database):
 
 def test_a_comparison_that_fails_keeps_the_default(database):
     fake = Fake(lambda task, choice: 1.0 if choice == task.default else 0.5)
-    fake.compare = lambda task, first, second: Failure("its process ended")  # type: ignore[method-assign]
+    fake.compare = lambda task, first, second: Failure("its process ended")
     made = search(one(), fake, database)
     made.run(10**6)
     (verdict,) = made.verdicts.values()

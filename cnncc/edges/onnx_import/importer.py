@@ -233,10 +233,9 @@ class Importer:
         values = [self.as_value(x) if isinstance(x, Tensor) else x for x in operands]
         hint = f"{call.first_output}.{name}"
         try:
-            made = self.builder.op(name, *values, source=call.source, hint=hint, **attributes)
+            results = self.builder.results(name, *values, source=call.source, hint=hint, **attributes)
         except GraphError as error:
             raise GraphError(str(error) if call.source else f"{call.where}: {error}") from None
-        results: tuple[Value, ...] = made if isinstance(made, tuple) else (made,)
         self.appended.update(results)
         node = results[0].node
         assert node is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cnncc.edges.onnx_import.context import Call, Results
+from cnncc.edges.onnx_import.context import Call, Result, Results
 from cnncc.edges.onnx_import.reduce import axes_of
 from cnncc.edges.onnx_import.slicing import slice_arguments, split_sizes
 from cnncc.edges.onnx_import.symbolic import reshape_target
@@ -83,14 +83,14 @@ def split(n: Call) -> Results:
     """Split into slices."""
     x = n.value(0)
     axis, sizes = split_sizes(n)
-    results: list[Results] = []
+    results: list[Result] = []
     start: Dim = 0
     for i, d in enumerate(sizes):
         end = normal(start + d)
         wanted = n.wants(i)
         results.append(n.op("slice", x, starts=(start,), ends=(end,), axes=(axis,)) if wanted else None)
         start = end
-    return tuple(results)  # type: ignore[arg-type]
+    return tuple(results)
 
 
 def slice_(n: Call) -> Results:

@@ -78,9 +78,9 @@ class OneCycleLR(Schedule):
         super()._apply()
         for owner, value in zip(self._momentum_owners, self._at(self._momenta, self.count), strict=True):
             if self._momentum == "betas":
-                owner.betas = (value, *owner.betas[1:])  # type: ignore[union-attr]
+                owner.betas = (value, *owner.betas[1:])  # type: ignore[union-attr]  # owners have it
             else:
-                owner.momentum = value  # type: ignore[union-attr]
+                owner.momentum = value  # type: ignore[union-attr]  # owners have it
 
     def _at(self, values: Sequence[Sequence[float]], step: int) -> list[float]:
         phase = next((k for k, end in enumerate(self._ends[1:-1]) if step <= end), len(self._ends) - 2)
