@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cnncc.edges.names import unused_name
 from cnncc.edges.onnx_tensors import CODES
 from cnncc.errors import GraphError, UnsupportedError
 from cnncc.ir.dims import Dim, is_static
@@ -39,12 +40,7 @@ class Exporter:
 
     def fresh(self, hint: str) -> str:
         """An unused name."""
-        name, k = hint, 1
-        while name in self.taken:
-            k += 1
-            name = f"{hint}_{k}"
-        self.taken.add(name)
-        return name
+        return unused_name(hint, self.taken)
 
     def emit(self, op_type: str, *inputs: str, results: int = 1, **attributes: Any) -> Any:
         """Append a node; its result's name, or names. Absent optional inputs are empty strings."""
@@ -161,15 +157,8 @@ class Exporter:
     def _name_nodes(self, start: int, node: Node) -> None:
         made = self.nodes[start:]
         for k, n in enumerate(made):
-            n.name = self._node_name(self.source if len(made) == 1 else f"{self.source}/{n.op_type}_{k}")
-
-    def _node_name(self, hint: str) -> str:
-        name, k = hint, 1
-        while name in self.node_names:
-            k += 1
-            name = f"{hint}_{k}"
-        self.node_names.add(name)
-        return name
+            hint = self.source if len(made) == 1 else f"{self.source}/{n.op_type}_{k}"
+            n.name = unused_name(hint, self.node_names)
 
 
 def to_onnx(graph: Graph, path: str | os.PathLike[str] | None = None) -> onnx.ModelProto:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 
+from cnncc.edges.names import unused_name
 from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ops.registry import lookup
 
@@ -66,12 +67,7 @@ class Names:
 
     def fresh(self, name: str) -> str:
         """The name, or the name with a number."""
-        result, k = name, 1
-        while result in self._taken:
-            k += 1
-            result = f"{name}_{k}"
-        self._taken.add(result)
-        return result
+        return unused_name(name, self._taken)
 
     def __getitem__(self, value: Value) -> str:
         return self._of[value]

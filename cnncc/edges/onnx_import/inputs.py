@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from cnncc.edges.names import unused_name
 from cnncc.edges.onnx_reader import ModelFile
 from cnncc.edges.onnx_tensors import element_type
 from cnncc.errors import GraphError, UnsupportedError
@@ -50,11 +51,7 @@ class Symbols:
     def _free(self, text: str) -> str:
         base = str(symbol(text))
         base += "_" * (keyword.iskeyword(base) or base in ("floor", "ceiling", "Max", "Min"))  # words of the text form
-        name, k = base, 1
-        while name in self.names.values():
-            k += 1
-            name = f"{base}_{k}"
-        return name
+        return unused_name(base, set(self.names.values()))
 
     def dim(self, name: str) -> Dim:
         """The dimension of a symbol."""
