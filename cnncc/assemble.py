@@ -11,15 +11,16 @@ import numpy as np
 
 from cnncc.ir.dims import Dim as GraphDim
 from cnncc.ir.dims import affine
-from cnncc.ir.graph import Graph, Node, Value
+from cnncc.ir.graph import Graph, Node, Rows, Value
 from cnncc.ir.types import Type
 from cnncc.passes.memory import Plan, Size
-from cnncc.runtime.arena import aligned, empty
+from cnncc.runtime.arena import side_by_side
 from cnncc.runtime.machine import cpu_flags
 from cnncc.runtime.program import Affine, Buffer, Call, Dim, Port, Program
 from cnncc.runtime.threads import default_threads
 from cnncc.targets.target import Target
 
+_SLICE = 1 << 23  # bytes of weights that are made at a time
 _VECTOR_FLAGS = ("avx", "fma", "bmi", "f16c", "sse4")
 
 
@@ -116,8 +117,10 @@ class _Buffers:
     def arrays(self) -> dict[str, np.ndarray]:
         """Weights as kernels read them, and first values of state, by buffer. Several threads pack the weights: numpy
         releases the GIL where it copies."""
+        values = list(self.packing.values())
+        places = side_by_side([(v.type.physical, v.type.numpy) for v in values])
         with ThreadPoolExecutor(default_threads(), "cnncc-pack") as pool:
-            packed = dict(zip(self.packing, pool.map(_packed, self.packing.values()), strict=True))
+            packed = dict(zip(self.packing, pool.map(_packed, values, places), strict=True))
         return packed | {v.name: self.initial[v.name] for v in self.ids if v in self.state}
 
     def _make(self, value: Value) -> Buffer:
@@ -127,7 +130,7 @@ class _Buffers:
             base = self.of(view.root)
             pitch = self.plan.pitches.get(value, 0)
             return Buffer(value.name, dtype, shape, self.buffers[base].kind, view.offset, base, pitch)
-        if value.data is not None:
+        if value.is_constant:
             name = f"{value.name}#{len(self.buffers)}"
             self.packing[name] = value
             return Buffer(name, dtype, shape, "constant")
@@ -140,11 +143,18 @@ class _Buffers:
         return Buffer(value.name, dtype, shape, "arena", _size(self.plan.offsets[value]))
 
 
-def _packed(value: Value) -> np.ndarray:
-    """A constant in its layout, aligned for kernels; itself where it lies so already."""
-    layout, data = value.type.layout, value.data
-    assert data is not None
-    return layout.pack(data, empty(layout.physical(data.shape), data.dtype)) if layout else aligned(layout.pack(data))
+def _packed(value: Value, place: np.ndarray) -> np.ndarray:
+    """A constant in its layout, written to a place; what is made in rows goes there block by block."""
+    layout, held = value.type.layout, value.held
+    if isinstance(held, Rows) and place.size:
+        block, rows = layout.factor(0), int(held.type.shape[0])
+        many = block * max(1, _SLICE * len(place) // place.nbytes)
+        for k in range(0, rows, many):
+            end = min(k + many, rows)
+            layout.pack(held.make(k, end), place[k // block : -(-end // block)])
+        return place
+    assert value.data is not None
+    return layout.pack(value.data, place)
 
 
 def _size(size: Size) -> Dim:

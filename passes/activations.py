@@ -36,7 +36,7 @@ def gelu_by_tanh(b: Builder, x: Value) -> Value | Decline:
 def _gelu(b: Builder, x: Value, approximate: bool) -> Value | Decline:
     if x.type.dtype not in ("f32", "f64"):
         return Decline("rounding of narrow types would differ")
-    return b.gelu(x, approximate=approximate)  # type: ignore[no-any-return]
+    return b.gelu(x, approximate=approximate)
 
 
 RULES: tuple[Rule, ...] = (

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from cnncc.builder import Builder
-from cnncc.ir.graph import Graph, Node, Value
+import numpy as np
+
+from cnncc.ir.graph import Graph, Node, Rows, Value
 from cnncc.ir.kernel import KernelAttrs, anchor, kernel_node
 from cnncc.ir.layout import PLAIN, Layout
+from cnncc.ir.types import Type
 from cnncc.ops.layout import ToLayoutAttrs
 from cnncc.ops.registry import lookup
 from cnncc.passes.manager import Context
@@ -62,8 +64,8 @@ def _arranged(graph: Graph, value: Value, layout: Layout, laid: dict[tuple[Value
         return value
     key = (value, layout)
     if key not in laid:
-        if value.data is not None:
-            laid[key] = graph.add_constant(value.data, value.name + ".packed")
+        if value.held is not None:
+            laid[key] = graph.add_constant(value.held, value.name + ".packed")
             laid[key].type = value.type.with_(layout=layout)
         else:
             laid[key] = _transform(graph, value, layout)
@@ -129,11 +131,24 @@ def _prepare_weights(graph: Graph, node: Node, context: Context, laid: dict[tupl
         node.replace_input(weights, prepared)
         root.op, root.attrs = algorithm.anchor_op, attrs
         return
-    (data,) = lookup(algorithm.weight_op).run(attrs, [weights.data])
-    prepared = Builder(graph).constant(data, weights.name + "." + algorithm.weight_op.removesuffix("_weights"))
+    prepared = graph.add_constant(
+        _prepared_constant(algorithm.weight_op, attrs, weights.data),
+        weights.name + "." + algorithm.weight_op.removesuffix("_weights"),
+    )
     inner.type = prepared.type
     node.replace_input(weights, prepared)
     root.op, root.attrs = algorithm.anchor_op, attrs
+
+
+def _prepared_constant(name: str, attrs: Any, weights: np.ndarray) -> np.ndarray | Rows:
+    """Weights prepared at compile time: at once, or where they go, if that can be done row by row."""
+    op = lookup(name)
+
+    def rows(begin: int, end: int) -> np.ndarray:
+        return op.run(attrs, [weights[begin:end]])[0]
+
+    (type_,) = op.infer_types(attrs, [Type.of(weights)])
+    return Rows(type_, rows) if op.rowwise else rows(0, len(weights))
 
 
 def _prepared(graph: Graph, weights: Value, op: str, attrs: Any, layout: Layout) -> Value:

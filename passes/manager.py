@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from cnncc.errors import VerifyError
 from cnncc.ir.graph import Graph, Node
-from cnncc.ir.verify import verify
+from cnncc.ir.verify import Known, verify
 from cnncc.targets.target import Target
 
 if TYPE_CHECKING:
@@ -77,12 +77,13 @@ def run_passes(graph: Graph, passes: Sequence[Pass], context: Context) -> Graph:
     """A copy of the graph after the passes. Raises VerifyError naming the pass that broke an invariant."""
     graph = graph.copy()
     done: list[str] = []
+    known: Known = {}
     for step in passes:
         start = time.perf_counter()
         step.run(graph, context)
         graph.tidy()
         try:
-            verify(graph)
+            verify(graph, known)
         except VerifyError as error:
             before = f" (after {', '.join(done)})" if done else ""
             raise VerifyError(f"{step.name}{before} left a graph that does not verify: {error}") from None

@@ -14,6 +14,7 @@ from cnncc.errors import GraphError, UnsupportedError
 from cnncc.interpret import interpret
 from cnncc.ir.graph import Graph
 from cnncc.kernels.inspect import imports
+from cnncc.ops.winograd_matrices import transform_weights
 from tests.tolerances import assert_close
 
 RNG = np.random.default_rng(0)
@@ -170,3 +171,27 @@ def test_accuracy_policies(accuracy: str) -> None:
     array = RNG.standard_normal((1, 32, 28, 28)).astype(np.float32)
     kind = "conv" if accuracy == "strict" else "winograd"
     assert_close(exe.run({"x": array})["y"], interpret(graph, {"x": array})["y"], kind)
+
+
+def test_weights_for_winograd_are_made_where_they_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of output channels at a time, the last one padded; to the same bits as at once."""
+    b = Builder("wide")
+    x = b.input("x", (1, 32, 28, 28))
+    w = RNG.standard_normal((88, 32, 3, 3)).astype(np.float32)
+    b.output(b.conv(x, w, pads=(1, 1, 1, 1)), "y")
+    graph, feeds = b.finish(), {"x": RNG.standard_normal((1, 32, 28, 28)).astype(np.float32)}
+    expected = cnncc.compile(graph).run(feeds)["y"]
+    made: list[int] = []
+
+    def transform(w: np.ndarray, m: int) -> np.ndarray:
+        made.append(len(w))
+        return transform_weights(w, m)
+
+    monkeypatch.setattr("cnncc.ops.winograd.transform_weights", transform)
+    monkeypatch.setattr("cnncc.assemble._SLICE", 1)
+    exe = cnncc.compile(graph)
+    assert any(row.algorithm.startswith("winograd") for row in exe.report().rows)
+    np.testing.assert_array_equal(exe.run(feeds)["y"], expected)
+    block = made[0]
+    assert block in (4, 8, 16, 32)
+    assert made == [block] * (88 // block) + [88 % block] * (88 % block > 0)

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
         ("inception_v3", "mobilenetv2"),
         ("unet", "audio_m5"),
         tuple(map(str, range(6))),
-        pytest.param(tuple(map(str, range(6, 60))), marks=pytest.mark.slow),
-        pytest.param(("ops",), marks=pytest.mark.slow),
+        *(pytest.param(tuple(map(str, range(k, k + 9))), marks=pytest.mark.slow) for k in range(6, 60, 9)),
+        *(pytest.param((f"ops:{k}:8",), marks=pytest.mark.slow) for k in range(8)),
     ],
     ids=" ".join,
 )

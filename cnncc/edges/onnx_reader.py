@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from cnncc.edges.onnx_limits import LIMITS, Limits
+from cnncc.edges.onnx_wire import cut_weights
 from cnncc.errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -39,12 +41,16 @@ _KINDS = (  # (offset, first bytes, what such a file is)
 
 @dataclass
 class ModelFile:
-    """A parsed model: the message, what to call it in errors, and the folder its external data may lie in."""
+    """A parsed model: the message, what to call it in errors, and the folder its external data may lie in.
+
+    weights: the bytes of initializers of the graph that the message is without, by their numbers.
+    """
 
     proto: Any
     label: str
     path: Path | None = None
     limits: Limits = LIMITS
+    weights: Mapping[int, np.ndarray] = field(default_factory=dict)
     taken: int = field(default=0, init=False)  # bytes of constants so far
 
     def take(self, nbytes: int, what: str) -> None:
@@ -63,7 +69,7 @@ def read_model(source: ModelSource, limits: Limits = LIMITS) -> ModelFile:
     Raises ModelFileError for files that are missing, truncated, of another kind, or above a limit.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _parsed(bytes(source), "model bytes", None, limits)
+        return _parsed(memoryview(bytes(source)), "model bytes", None, limits)
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         return _parsed(_read_file(path, limits), str(path), path, limits)
@@ -76,7 +82,7 @@ def read_model(source: ModelSource, limits: Limits = LIMITS) -> ModelFile:
     return _checked(ModelFile(source, f"model {source.graph.name!r}", None, limits))
 
 
-def _read_file(path: Path, limits: Limits) -> bytes:
+def _read_file(path: Path, limits: Limits) -> memoryview:
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
@@ -87,28 +93,32 @@ def _read_file(path: Path, limits: Limits) -> bytes:
                     f"{path}: an ONNX file holds at most {limits.file_bytes} bytes (larger weights are external data), "
                     f"got {status.st_size}"
                 )
-            return file.read()
+            data = np.empty(status.st_size, np.uint8)  # numpy's memory, which is had in large pages
+            data = data[: file.readinto(data.data)]
+            data.flags.writeable = False  # the weights are parts of it
+            return data.data
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _parsed(data: bytes, label: str, path: Path | None, limits: Limits) -> ModelFile:
+def _parsed(data: memoryview, label: str, path: Path | None, limits: Limits) -> ModelFile:
     import onnx
     from google.protobuf.message import DecodeError
 
     if not data:
         raise ModelFileError(f"{label}: not an ONNX model, the file is empty")
     for offset, magic, kind in _KINDS:
-        if data[offset : offset + len(magic)].lower() == magic.lower():
+        if bytes(data[offset : offset + len(magic)]).lower() == magic.lower():
             raise ModelFileError(f"{label}: not an ONNX model but {kind}")
     model = onnx.ModelProto()
+    message, weights = cut_weights(data)
     try:
-        model.ParseFromString(data)
+        model.ParseFromString(message)
     except DecodeError:
         raise ModelFileError(
             f"{label}: not an ONNX model, or a truncated one: its {len(data)} bytes are no protobuf message"
         ) from None
-    return _checked(ModelFile(model, label, path, limits))
+    return _checked(ModelFile(model, label, path, limits, weights))
 
 
 def _checked(file: ModelFile) -> ModelFile:

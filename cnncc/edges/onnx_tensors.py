@@ -43,8 +43,11 @@ def element_type(code: int) -> np.dtype:
         raise UnsupportedError(f"element type {names.get(code, code)} is not supported") from None
 
 
-def to_array(file: ModelFile, tensor: Any) -> np.ndarray:
-    """The array of a TensorProto. Raises ModelFileError where the bytes do not match the shape."""
+def to_array(file: ModelFile, tensor: Any, raw: np.ndarray | None = None) -> np.ndarray:
+    """The array of a TensorProto; `raw`: its bytes, where the message is without them.
+
+    Raises ModelFileError where the bytes do not match the shape.
+    """
     what = f"{file.label}: tensor '{tensor.name}'"
     try:
         dtype = element_type(tensor.data_type)
@@ -56,11 +59,11 @@ def to_array(file: ModelFile, tensor: Any) -> np.ndarray:
     file.take(nbytes, what)
     if tensor.data_location == _EXTERNAL:
         array = _from_bytes(external_bytes(file, tensor, nbytes), dtype)
-    elif tensor.HasField("raw_data"):
-        raw = tensor.raw_data
+    elif raw is not None or tensor.HasField("raw_data"):
+        raw = np.frombuffer(tensor.raw_data, np.uint8) if raw is None else raw
         if len(raw) != nbytes:
             raise ModelFileError(f"{what}: {dtype} of shape {list(shape)} takes {nbytes} bytes, got {len(raw)}")
-        array = _from_bytes(np.frombuffer(raw, np.uint8), dtype)
+        array = _from_bytes(raw, dtype)
     else:
         array = _typed(tensor, dtype, count, what)
     return array.reshape(shape)

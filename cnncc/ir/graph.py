@@ -6,7 +6,8 @@ Graphs are built with `cnncc.Builder`, rewritten by passes (which copy first) an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,23 +15,51 @@ import numpy as np
 from cnncc.ir.types import Type
 
 
+@dataclass(frozen=True)
+class Rows:
+    """The elements of a constant that are made a few at a time: `make(begin, end)` gives those of a part of the first
+    axis. A kernel's weights are made where they stay; as a whole, in another layout, they may be most of the memory
+    that a compilation takes."""
+
+    type: Type
+    make: Callable[[int, int], np.ndarray]
+
+
 class Value:
-    """One value: a graph input, a constant (`data` is set), or a result of `node`."""
+    """One value: a graph input, a constant (`held` is set), or a result of `node`."""
 
-    __slots__ = ("data", "index", "name", "node", "type", "users")
+    __slots__ = ("held", "index", "name", "node", "type", "users")
 
-    def __init__(self, name: str, type: Type, node: Node | None = None, index: int = 0, data: np.ndarray | None = None):
+    def __init__(
+        self,
+        name: str,
+        type: Type,
+        node: Node | None = None,
+        index: int = 0,
+        data: np.ndarray | Rows | None = None,
+    ):
         self.name = name
         self.type = type
         self.node = node
         self.index = index
-        self.data = data
+        self.held = data
         self.users: Counter[Node] = Counter()  # how often each node reads it
+
+    @property
+    def data(self) -> np.ndarray | None:
+        """The elements of a constant."""
+        if isinstance(self.held, Rows):
+            self.held = self.held.make(0, int(self.held.type.shape[0]))
+        return self.held
+
+    @data.setter
+    def data(self, array: np.ndarray) -> None:
+        self.held = array
 
     @property
     def is_constant(self) -> bool:
         """Whether the value is known at compile time."""
-        return self.data is not None
+        return self.held is not None
 
     def __repr__(self) -> str:
         return f"%{self.name}: {self.type}"
@@ -124,9 +153,9 @@ class Graph:
         self.inputs.append(value)
         return value
 
-    def add_constant(self, data: np.ndarray, name: str = "") -> Value:
+    def add_constant(self, data: np.ndarray | Rows, name: str = "") -> Value:
         """A new constant. The array is not copied and must not change afterwards."""
-        value = Value(self.fresh_name(name), Type.of(data), data=data)
+        value = Value(self.fresh_name(name), data.type if isinstance(data, Rows) else Type.of(data), data=data)
         self.constants.append(value)
         return value
 
@@ -202,19 +231,26 @@ class Graph:
             node = stack.pop()
             if node not in live:
                 live.add(node)
-                stack.extend(v.node for v in node.operands() if v.node is not None)
+                for v in node.inputs:
+                    if v is not None and v.node is not None and v.node not in live:
+                        stack.append(v.node)
         for node in self.nodes:
             if node not in live:
                 node.drop()
         self._sort([n for n in self.nodes if n in live])
         order: dict[Value, None] = {}
         for node in self.nodes:
-            order.update((v, None) for v in node.operands() if v.is_constant)
+            for v in node.inputs:
+                if v is not None and v.held is not None:
+                    order[v] = None
         order.update((v, None) for v in self.outputs if v.is_constant)
         self.constants = list(order)
         self._names = {v.name for v in self.values()}
 
     def _sort(self, nodes: list[Node]) -> None:
+        if _in_order(nodes):
+            self.nodes = nodes
+            return
         done: set[Node] = set()
         self.nodes = []
         for root in nodes:
@@ -237,6 +273,17 @@ class Graph:
         return rebuild(self)[0]
 
 
+def _in_order(nodes: Sequence[Node]) -> bool:
+    """Whether every operand comes before its readers, as it nearly always does."""
+    done: set[Node] = set()
+    for node in nodes:
+        for v in node.inputs:
+            if v is not None and v.node is not None and v.node not in done:
+                return False
+        done.add(node)
+    return True
+
+
 def rebuild(graph: Graph, types: Mapping[Value, Type] | None = None) -> tuple[Graph, dict[Value, Value]]:
     """Copy a graph, value by value; returns the copy and old --> new values. `types` replaces types of values."""
     types = types or {}
@@ -245,8 +292,8 @@ def rebuild(graph: Graph, types: Mapping[Value, Type] | None = None) -> tuple[Gr
     for value in graph.inputs:
         new[value] = result.add_input(value.name, types.get(value, value.type))
     for value in graph.constants:
-        assert value.data is not None
-        new[value] = copied = result.add_constant(value.data, value.name)
+        assert value.held is not None
+        new[value] = copied = result.add_constant(value.held, value.name)
         copied.type = types.get(value, value.type)
     for node in graph.nodes:
         result.add_copy(node, new, [types.get(v, v.type) for v in node.outputs])

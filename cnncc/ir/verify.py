@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cnncc.errors import GraphError, VerifyError
 from cnncc.ir.graph import Graph, Node, Value
 from cnncc.ops.registry import lookup
 
+Known = dict[Node, tuple[Any, ...]]
 
-def verify(graph: Graph) -> None:
-    """Raise VerifyError where a value is used before it is defined, a name is taken twice, or a type is wrong."""
+
+def verify(graph: Graph, known: Known | None = None) -> None:
+    """Raise VerifyError where a value is used before it is defined, a name is taken twice, or a type is wrong.
+
+    known: what types of nodes depended on when they were last found right; those that are as they were then are not
+    inferred again.
+    """
+    known = {} if known is None else known
     defined: set[Value] = set()
     names: set[str] = set()
 
@@ -26,7 +35,13 @@ def verify(graph: Graph) -> None:
                 raise VerifyError(f"{node.where}: operands must be defined before use, got %{operand.name}")
             if operand.users.get(node) != node.inputs.count(operand):
                 raise VerifyError(f"{node.where}: missing from the users of %{operand.name}")
-        verify_types(node)
+        if node.body is not None:
+            _verify_body(node, node.body, known)
+        else:
+            state = (node.op, node.attrs, *(v and v.type for v in node.inputs), *(v.type for v in node.outputs))
+            if known.get(node) != state:
+                verify_types(node)
+                known[node] = state
         for value in node.outputs:
             enter(value)
     if len(graph.outputs) != len(graph.output_names):
@@ -41,7 +56,7 @@ def verify(graph: Graph) -> None:
 def verify_types(node: Node) -> None:
     """Raise VerifyError where the types of a node's results are not those that its op infers from its operands."""
     if node.body is not None:
-        _verify_body(node, node.body)
+        _verify_body(node, node.body, {})
         return
     try:
         expected = lookup(node.op).infer_types(node.attrs, [None if v is None else v.type for v in node.inputs])
@@ -56,8 +71,8 @@ def verify_types(node: Node) -> None:
         )
 
 
-def _verify_body(node: Node, body: Graph) -> None:
-    verify(body)
+def _verify_body(node: Node, body: Graph, known: Known) -> None:
+    verify(body, known)
     operands = [v for v in node.inputs if v is not None]
     if [v.type for v in operands] != [v.type for v in body.inputs]:
         raise VerifyError(f"{node.where}: operands and the inputs of the body must have the same types")

@@ -80,6 +80,7 @@ class Op:
         (pad, slice, concat, ...): the value at a logical index. Such ops fuse into any kernel, in any layout.
         `moves`: they compute nothing, so that half precision needs no detour through float32.
     compute(c, attrs, outs, xs) -> Operand or tuple: the plain te definition of the others, what the fallback schedules.
+    rowwise: a part of the operand along its first axis gives that part of the result.
     normalise(attrs, *types) -> attrs in their one canonical form.
     numpy(s: cnncc.edges.numpy_source.line.Line) -> the op as a numpy expression, for `cnncc.to_numpy`; of a formula it
         is derived. Ops that are a function of cnncc/ops/plain have it from `written`, together with the reference.
@@ -100,6 +101,7 @@ class Op:
     numpy: Callable[[Any], str] | None = None
     samples: tuple[Sample, ...] = ()
     commutative: bool = False
+    rowwise: bool = False
     doc: str = ""
 
     @property

@@ -97,6 +97,7 @@ winograd_weights = define(
     attrs=WinogradAttrs,
     infer=_weights_infer,
     reference=lambda attrs, w: transform_weights(w, attrs.m),
+    rowwise=True,
     no_grad=_NO_GRAD,
     compute=_weights_compute,
     samples=(

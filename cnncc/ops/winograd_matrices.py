@@ -40,6 +40,7 @@ def side(m: int, taps: int) -> int:
     return m if taps > 1 else 1
 
 
+@cache
 def points(m: int, taps: int) -> tuple[Fraction, ...] | None:
     """The finite interpolation points of F(m, taps): alpha - 1; None where there are none in the table."""
     if (m, taps) == (1, 1):
@@ -97,10 +98,13 @@ def transform_weights(w: np.ndarray, m: int) -> np.ndarray:
     both = reduce(np.kron, transforms)  # of all taps at once: one product of matrices
     u = np.empty((oc, *(len(g) for g in transforms), *taps[:-last], ic), w.dtype)
     made, given = u.reshape(oc, len(both), -1, ic), w.reshape(oc, ic, -1, both.shape[1])
-    many = max(1, _SLICE // (made.itemsize * made[0].size))
+    many = min(oc, max(1, _SLICE // (made.itemsize * made[0].size)))
+    part = np.empty((many, made.shape[2], both.shape[1], ic))
+    product = np.empty((many, made.shape[2], len(both), ic))
     for k in range(0, oc, many):
-        part = given[k : k + many].astype(np.float64).transpose(0, 2, 3, 1)
-        made[k : k + many] = (both @ part).swapaxes(1, 2)
+        n = min(many, oc - k)
+        part[:n] = given[k : k + n].transpose(0, 2, 3, 1)
+        made[k : k + n] = np.matmul(both, part[:n], out=product[:n]).swapaxes(1, 2)
     return u
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,18 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     dtype = np.dtype(dtype)
     array: np.ndarray = allocate(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
     return array
+
+
+def side_by_side(arrays: Sequence[tuple[tuple[int, ...], Any]]) -> list[np.ndarray]:
+    """Fresh arrays as `empty` makes them, from shapes and dtypes, all in one block: a large one is had in large pages,
+    hundreds of times fewer than small ones, each of which the system fills with zeros when it is first written."""
+    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays]
+    starts = [0, *accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)]
+    block = allocate(starts[-1])
+    return [
+        block[start : start + size].view(dtype).reshape(shape)
+        for start, size, (shape, dtype) in zip(starts, sizes, arrays, strict=False)
+    ]
 
 
 def address(array: np.ndarray) -> int:

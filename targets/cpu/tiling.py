@@ -8,9 +8,9 @@ axis are narrower where tiles do not divide it. Times are in units of a vector m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import product
 
 from cnncc.targets.algorithm import Cost
@@ -167,8 +167,8 @@ def _ways(problem: ConvProblem, target: Target, reduction: Reduction) -> Iterato
 def _choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTile:
     tiles = list(register_tiles(problem, target, reduction))
     pixels, vectors = min(
-        [tile for tile in tiles if _groups(problem, reduction, tile[0])] or tiles,
-        key=lambda tile: _pixels_time(target, reduction, problem.out, *tile) / tile[1],
+        [tile for tile in tiles if _any_group(problem, reduction, tile[0])] or tiles,
+        key=_covering(problem, target, reduction),
     )
     tasks = _tasks(problem, target, reduction, pixels, vectors)
     return min(tasks, key=lambda tile: conv_cost(problem, target, reduction, tile).seconds)
@@ -176,15 +176,15 @@ def _choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvT
 
 def fits(problem: ConvProblem, target: Target, reduction: Reduction) -> bool:
     """Whether there is a tile."""
-    return any(_groups(problem, reduction, pixels) for pixels, _ in register_tiles(problem, target, reduction))
+    return any(_any_group(problem, reduction, pixels) for pixels, _ in register_tiles(problem, target, reduction))
 
 
 def candidates(problem: ConvProblem, target: Target, reduction: Reduction) -> Iterator[ConvTile]:
     """Tiles worth measuring: those of the register tiles with the least modelled time, each in several tasks."""
     tiles: list[ConvTile] = []
     for way in _ways(problem, target, reduction):
-        sizes = [tile for tile in register_tiles(problem, target, way) if _groups(problem, way, tile[0])]
-        sizes.sort(key=lambda tile: _pixels_time(target, way, problem.out, *tile) / tile[1])
+        sizes = [tile for tile in register_tiles(problem, target, way) if _any_group(problem, way, tile[0])]
+        sizes.sort(key=_covering(problem, target, way))
         tiles += [tile for size in sizes[:KINDS] for tile in _tasks(problem, target, way, *size)]
     return varied(
         tiles,
@@ -219,6 +219,14 @@ def register_tiles(problem: ConvProblem, target: Target, reduction: Reduction) -
                 yield ((1,) * (problem.rank - 2) + (row, column))[-problem.rank :], vectors
 
 
+def _covering(
+    problem: ConvProblem, target: Target, reduction: Reduction
+) -> Callable[[tuple[tuple[int, ...], int]], float]:
+    """From a register tile to the time of those that cover the result, for one of its vectors."""
+    time = cache(partial(tile_time, target, reduction))  # of tiles of one size only the narrow ends differ
+    return lambda tile: _pixels_time(time, problem.out, *tile) / tile[1]
+
+
 def _registers_of(target: Target, reduction: Reduction) -> tuple[int, int]:
     """Vectors of a block, and the lanes of each."""
     block = reduction.lanes or target.block
@@ -227,9 +235,10 @@ def _registers_of(target: Target, reduction: Reduction) -> tuple[int, int]:
 
 
 def _pixels_time(
-    target: Target, reduction: Reduction, out: tuple[int, ...], pixels: tuple[int, ...], vectors: int
+    time: Callable[[int, int], float], out: tuple[int, ...], pixels: tuple[int, ...], vectors: int
 ) -> float:
-    """Time of the register tiles that cover output pixels, with the narrower ones at the ends of the axes."""
+    """Time of the register tiles that cover output pixels, with the narrower ones at the ends of the axes; `time`: of
+    one of so many pixels and vectors."""
     shapes = [(1, 1)]
     for extent, pixel in zip(out, pixels, strict=True):
         whole, rest = divmod(extent, pixel)
@@ -239,7 +248,7 @@ def _pixels_time(
             for many, wide in ((whole, pixel), (1, rest))
             if many and wide
         ]
-    return sum(count * tile_time(target, reduction, size, vectors) for count, size in shapes)
+    return sum(count * time(size, vectors) for count, size in shapes)
 
 
 def memory_seconds(target: Target, moved: float, share: float = 1.0) -> float:
@@ -273,13 +282,25 @@ def _groups(problem: ConvProblem, reduction: Reduction, pixels: tuple[int, ...])
     Only a group that ends where its axis ends may end in a narrower tile: the tile's store knows the bound of the axis,
     not that of the group, and would write over the next group, which another thread may have finished.
     """
-    axes = [[g for g in divisors(o) if g == o or g % q == 0] for o, q in zip(problem.out, pixels, strict=True)]
-    groups = sorted(product(*axes), key=math.prod, reverse=True)
+    groups = sorted(product(*_ends(problem, pixels)), key=math.prod, reverse=True)
     if reduction.filling is not None:
         groups = [g for g in groups if math.prod(g) % reduction.filling.unit == 0]
     elif not any(problem.pads):
         return groups
     return [g for g in groups if copied(problem, g, reduction.depth) <= SCRATCH]
+
+
+def _any_group(problem: ConvProblem, reduction: Reduction, pixels: tuple[int, ...]) -> bool:
+    """Whether there is a group: if the smallest does not fit, no other does."""
+    if reduction.filling is not None:
+        return bool(_groups(problem, reduction, pixels))
+    least = tuple(ends[0] for ends in _ends(problem, pixels))
+    return not any(problem.pads) or copied(problem, least, reduction.depth) <= SCRATCH
+
+
+def _ends(problem: ConvProblem, pixels: tuple[int, ...]) -> list[list[int]]:
+    """The extents of groups along each axis, ascending."""
+    return [[g for g in divisors(o) if g == o or g % q == 0] for o, q in zip(problem.out, pixels, strict=True)]
 
 
 def conv_cost(
@@ -292,7 +313,7 @@ def conv_cost(
     groups = math.prod(o // g for o, g in zip(problem.out, tile.group, strict=True))
     tasks = problem.batch * groups * (problem.groups * reduction.blocks // tile.chunk)
     passes = tile.chunk // tile.vectors
-    work = passes * _pixels_time(target, reduction, tile.group, tile.pixels, tile.vectors)
+    work = passes * _pixels_time(partial(tile_time, target, reduction), tile.group, tile.pixels, tile.vectors)
     per_block, lanes = _registers_of(target, reduction)
     weights = 4.0 * per_block * lanes * tile.chunk * reduction.steps
     if weights > target.l2 // 2:  # then each task brings them from the third-level cache again

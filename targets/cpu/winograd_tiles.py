@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 
 from cnncc.ops.winograd_matrices import axes, side
@@ -46,12 +46,12 @@ class Axis:
     taps: int
     tiles: int
 
-    @property
+    @cached_property
     def alpha(self) -> int:
         """Inputs of a tile."""
         return self.m + self.taps - 1
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Whether nothing is transformed."""
         return self.taps == 1
@@ -108,12 +108,15 @@ def _growth(part: int, total: int) -> float:
 
 def scratch(p: ConvProblem, target: Target, tile: WinogradTile) -> int:
     """Bytes of stack a thread needs: padded input, its row transform, the transforms of a task, products, outputs."""
-    y, x = tile_axes(p, tile.m)
+    return _scratch(*tile_axes(p, tile.m), channel_blocks(p, tile.block), tile)
+
+
+def _scratch(y: Axis, x: Axis, ib: int, tile: WinogradTile) -> int:
     tiles = tile.th * tile.tw
     pad = y.inputs(tile.th) * x.inputs(tile.tw)
     rows = 0 if y.plain or x.plain else y.alpha * x.inputs(tile.tw)
-    columns = y.alpha * x.alpha * tiles * channel_blocks(p, tile.block)
-    apart = 0 if tile.part == channel_blocks(p, tile.block) else tile.rh * tile.rw
+    columns = y.alpha * x.alpha * tiles * ib
+    apart = 0 if tile.part == ib else tile.rh * tile.rw
     product = (y.alpha * x.alpha * tiles + apart) * tile.panel
     back = (0 if y.plain or x.plain else y.m * x.alpha) + y.m * x.m
     return (pad + rows + columns + product + back) * tile.block * ITEMSIZE
@@ -129,7 +132,7 @@ def cost(p: ConvProblem, target: Target, tile: WinogradTile) -> Cost:
     blocks = p.batch * prod(p.out[: -axes(p.rank)]) * -(-y.tiles // tile.th) * -(-x.tiles // tile.tw)
     tasks = blocks * (ob // tile.share)
 
-    step = _step(p, target, tile)
+    step = _step(ib, target, tile)
     steps = alpha * ib * tile.block * (tiles // (tile.rh * tile.rw)) * (tile.share // tile.panel)
     transforms = tiles * vectors * (ib * _forward_slots(y, x) + tile.share * _back_slots(y, x))
     slot = 2 * target.lanes() / (target.gflops_per_core * 1e9)
@@ -141,7 +144,7 @@ def cost(p: ConvProblem, target: Target, tile: WinogradTile) -> Cost:
     written = p.out if p.behind is None else p.behind.out
     activations = p.batch * ITEMSIZE * tile.block * (-(-p.ic // tile.block) * prod(p.size) + ob * prod(written))
     mine = weights * tile.share // ob
-    resident = mine + scratch(p, target, tile) <= target.l2
+    resident = mine + _scratch(y, x, ib, tile) <= target.l2
     far = memory * (STREAMED if mine * target.threads > target.l3 // 2 else IN_CACHE)
     again = 0.0 if resident else max(0.0, turns * mine - weights / target.threads) / far
     near = activations / (memory if activations > target.l3 // 2 else IN_CACHE * memory)
@@ -172,7 +175,7 @@ def _candidates(p: ConvProblem, target: Target, m: int) -> Iterator[WinogradTile
     y, x = tile_axes(p, m)
     many = 64 if not (y.plain or x.plain) else 256  # tiles of a task
     limit = min(STACK, target.l2 * 3 // 4)
-    part = partial_blocks(p, target)
+    part, ib = partial_blocks(p, target), channel_blocks(p, block)
     for th in _parts(y.tiles, 8 if not y.plain else 32):
         for tw in _parts(x.tiles, 32):
             if th * tw > many:
@@ -190,17 +193,17 @@ def _candidates(p: ConvProblem, target: Target, m: int) -> Iterator[WinogradTile
                 _, rh, rw = max(held)
                 for share in (d for d in divisors(ob) if d % panel == 0 and ob // d <= 16):
                     tile = WinogradTile(m, block, th, tw, rh, rw, panel, share, part)
-                    if scratch(p, target, tile) <= limit:
+                    if _scratch(y, x, ib, tile) <= limit:
                         yield tile
 
 
-def _step(p: ConvProblem, target: Target, tile: WinogradTile) -> float:
+def _step(ib: int, target: Target, tile: WinogradTile) -> float:
     """Slots of an input channel in a register tile: its FMAs, or what takes longer: loads, latency, bytes from L2."""
     lanes = target.lanes()
     held = tile.rh * tile.rw
     loads = tile.panel * max(1, tile.block // lanes)
     scalar = 0.5 if target.vector_bits >= 512 else 1.0  # a full-width load takes the ports of two narrow ones
-    slab = channel_blocks(p, tile.block) * tile.block**2 * tile.panel * ITEMSIZE
+    slab = ib * tile.block**2 * tile.panel * ITEMSIZE
     reused = tile.th * tile.tw // held if slab <= target.l1 // 2 else 1
     streamed = loads * lanes * ITEMSIZE / reused + held * ITEMSIZE
     half_register = target.vector_bits / 16  # bytes a slot

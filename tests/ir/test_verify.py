@@ -152,3 +152,16 @@ def test_passes_work_on_a_copy():
     before = str(graph)
     run_passes(graph, [PASSES["separate-outputs"], PASSES["propose-kernels"]], Context())
     assert str(graph) == before
+
+
+def test_types_found_right_are_inferred_again_only_where_something_changed(monkeypatch):
+    graph, known = make(), {}
+    verify(graph, known)
+    inferred = []
+    monkeypatch.setattr("cnncc.ir.verify.verify_types", inferred.append)
+    verify(graph, known)
+    assert inferred == []
+    node = graph.nodes[1]
+    node.outputs[0].type = Type("f32", (7, 7))
+    verify(graph, known)
+    assert inferred == [node]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnncc.runtime.arena import empty
+from cnncc.runtime.arena import empty, side_by_side, usable
 from cnncc.runtime.executable import Executable
 from tests.runtime import kernels as hand
 
@@ -78,3 +78,14 @@ def test_other_threads_run_during_a_run() -> None:
         thread.join()
     margin = (end - begin) / 4
     assert any(begin + margin < t < end - margin for t in ticks)
+
+
+def test_arrays_side_by_side() -> None:
+    shapes = [((3, 5), np.float32), ((0, 4), np.float32), ((), np.int64), ((7,), np.uint8), ((2, 2), np.float64)]
+    arrays = side_by_side([(shape, np.dtype(dtype)) for shape, dtype in shapes])
+    assert [(a.shape, a.dtype) for a in arrays] == [(shape, np.dtype(dtype)) for shape, dtype in shapes]
+    for k, array in enumerate(arrays):
+        assert usable(array)
+        array[...] = k + 1
+    for k, array in enumerate(arrays):
+        assert (array == k + 1).all()

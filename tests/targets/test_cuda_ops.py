@@ -21,6 +21,7 @@ from tests.tolerances import assert_close
 
 TARGET = cuda_target("cuda:sm_90")
 BATCH = 3
+PARTS = 8  # in which all samples are run
 SUMS = ("gather_dx", "gather_elements_dx")  # "exact" in the table of references, sums in another order here
 
 
@@ -80,9 +81,11 @@ def test_the_first_sample_of_every_op(tmp_path: Path) -> None:
 
 @needs_gxx
 @pytest.mark.slow
-def test_every_sample_of_every_op(tmp_path: Path) -> None:
-    launches = [Launch(case, False) for case in CASES]
-    launches += [Launch(case, True) for case in CASES if symbolic(case) is not None]
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_sample_of_every_op(part: int, tmp_path: Path) -> None:
+    cases = CASES[part::PARTS]
+    launches = [Launch(case, False) for case in cases]
+    launches += [Launch(case, True) for case in cases if symbolic(case) is not None]
     kernels: list[Any] = [launch.kernel for launch in launches]
     assert not failures(launches, Device(kernels, tmp_path))
     if shutil.which("nvcc") is not None:

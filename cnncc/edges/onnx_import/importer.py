@@ -200,17 +200,18 @@ class Importer:
             raise ModelFileError(f"{self.file.label}: nothing defines the output '{name}'")
         return tensor
 
-    def define_initializers(self, graph: Any, frame: Frame) -> None:
-        """Enter a graph's initializers, read only when used."""
-        for tensor in graph.initializer:
-            frame.scope[tensor.name] = self.stored(tensor, tensor.name)
+    def define_initializers(self, graph: Any, frame: Frame, weights: Mapping[int, np.ndarray] | None = None) -> None:
+        """Enter a graph's initializers, read only when used. `weights`: see `ModelFile`."""
+        weights = weights or {}
+        for k, tensor in enumerate(graph.initializer):
+            frame.scope[tensor.name] = self.stored(tensor, tensor.name, weights.get(k))
         for sparse in graph.sparse_initializer:
             name = sparse.values.name
             array = sparse_array(self.file, sparse)
             frame.scope[name] = Tensor(name, Type.of(array), data=array)
 
-    def stored(self, proto: Any, name: str) -> Tensor:
-        """A TensorProto as a tensor that reads its elements when they are needed."""
+    def stored(self, proto: Any, name: str, raw: np.ndarray | None = None) -> Tensor:
+        """A TensorProto as a tensor that reads its elements when they are needed; `raw`: see `to_array`."""
         from cnncc.edges.onnx_tensors import element_type
 
         try:
@@ -221,7 +222,7 @@ class Importer:
         shape_like = dtype[0] in "iu" or dtype == "bool" or not shape
         small = int(np.prod(shape, dtype=np.float64)) <= host.LIMIT
         return Tensor(
-            name, Type(dtype, shape), load=lambda: to_array(self.file, proto), shape_like=shape_like and small
+            name, Type(dtype, shape), load=lambda: to_array(self.file, proto, raw), shape_like=shape_like and small
         )
 
     # -- values ---------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def _attempt(
             frame.scope[name] = _given(name, type_, constants[name])
             continue
         frame.scope[name] = Tensor(name, type_, importer.builder.graph.add_input(name, type_))
-    importer.define_initializers(proto, frame)
+    importer.define_initializers(proto, frame, file.weights)
     importer.run(ordered(proto.node, frame.scope, file.label), frame)
     outputs = [(o.name, importer.output(o.name, frame)) for o in proto.output]
     graph = None
