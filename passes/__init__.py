@@ -22,6 +22,7 @@ from cnncc.passes.products import flatten_matmul, turn_weights
 from cnncc.passes.regions import propose_kernels
 from cnncc.passes.resizing import split_resize
 from cnncc.passes.stop_gradient import remove_stop_gradients
+from cnncc.passes.strides import split_strides
 from cnncc.passes.tiles import choose_tiles
 from cnncc.passes.transposes import sink_transposes
 
@@ -32,6 +33,7 @@ FOLD_PAD = Step("fold-pad", fold_pad)
 FOLD_BATCHNORM = Step("fold-batchnorm", fold_batchnorm)
 SINK_TRANSPOSES = Step("sink-transposes", sink_transposes)
 LOWER_DILATION = Step("lower-dilation", lower_dilation)
+SPLIT_STRIDES = Step("split-strides", split_strides)
 GATE_WEIGHTS = Step("gate-weights", gate_weights)
 ORDER_POOLS = Step("order-pools", order_pools)
 FLATTEN_MATMUL = Step("flatten-matmul", flatten_matmul)
@@ -64,6 +66,7 @@ INFERENCE: tuple[Pass, ...] = (
     GATE_WEIGHTS,
     LOWER_CONV_TRANSPOSE,
     LOWER_DILATION,
+    SPLIT_STRIDES,
     SPLIT_FOLDS,
     SPLIT_RESIZE,
     FLATTEN_MATMUL,
