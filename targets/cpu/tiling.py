@@ -294,8 +294,10 @@ def _any_group(problem: ConvProblem, reduction: Reduction, pixels: tuple[int, ..
     """Whether there is a group: if the smallest does not fit, no other does."""
     if reduction.filling is not None:
         return bool(_groups(problem, reduction, pixels))
+    if not any(problem.pads):  # nothing is copied
+        return True
     least = tuple(ends[0] for ends in _ends(problem, pixels))
-    return not any(problem.pads) or copied(problem, least, reduction.depth) <= SCRATCH
+    return copied(problem, least, reduction.depth) <= SCRATCH
 
 
 def _ends(problem: ConvProblem, pixels: tuple[int, ...]) -> list[list[int]]:
