@@ -83,6 +83,13 @@ def _residual(b: Builder, x: Any) -> Any:
     return b.relu(b.add(_conv_bias(b, x, x.type.shape[1]), x))
 
 
+def _basic_block(b: Builder, x: Any) -> Any:
+    """Two 3x3 convolutions, each with batch norm, and their input (ResNet)."""
+    c = x.type.shape[1]
+    y = b.relu(_batch_norm(b, _conv(b, x, c, 3)))
+    return b.relu(b.add(_batch_norm(b, _conv(b, y, c, 3)), x))
+
+
 def _gate(b: Builder, x: Any) -> Any:
     """sigmoid(conv(relu(conv(mean of x)))): what squeeze-and-excitation multiplies with."""
     c = x.type.shape[1]
@@ -136,7 +143,7 @@ def _transition(b: Builder, x: Any) -> Any:
 CASES: tuple[Case, ...] = (
     Case("bias", "1x1 and bias", lambda b, x: _conv_bias(b, x, 64)),
     Case("batch-norm", "1x1, batch norm, relu", lambda b, x: b.relu(_batch_norm(b, _conv(b, x, 64)))),
-    Case("batch-norm", "resnet18"),
+    Case("batch-norm", "basic block", _basic_block),  # (exports of networks have it in the weights already)
     Case("activation", "1x1, bias, relu", lambda b, x: b.relu(_conv_bias(b, x, 64))),
     Case("activation", "mobilenetv2"),
     Case("residual", "1x1, bias, add, relu", _residual),
