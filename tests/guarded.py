@@ -65,10 +65,14 @@ def run(executable: Any, feeds: dict[str, np.ndarray], at_end: bool) -> None:
 
 def models(names: list[str]) -> Iterator[tuple[str, Any, dict[str, np.ndarray]]]:
     """What to run, on one thread: networks, small, or random graphs by their seeds, with a symbolic batch of 1 and of
-    3; "ops:2:8": of the samples of all operations every eighth, from the third on."""
+    3; a sample of an operation ("max_unpool-2"); "ops:2:8": of them all every eighth, from the third on."""
     for name in names:
+        chosen = [case for case in CASES if str(case) == name]
         if name.startswith("ops:"):
-            for case in CASES[slice(int(name.split(":")[1]), None, int(name.split(":")[2]))]:
+            _, first, step = name.split(":")
+            chosen = CASES[int(first) :: int(step)]
+        if chosen:
+            for case in chosen:
                 if all(a.size for a in (*case.arrays(), *run_reference(case, case.arrays())) if a is not None):
                     yield str(case), cnncc.compile(one_op(case), threads=1), feeds_of(case.arrays())
         elif name.isdigit():

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
     "models",
     [
         ("inception_v3", "mobilenetv2"),
-        ("unet", "audio_m5"),
+        ("unet", "audio_m5", "max_unpool-2"),
         tuple(map(str, range(6))),
         *(pytest.param(tuple(map(str, range(k, k + 9))), marks=pytest.mark.slow) for k in range(6, 60, 9)),
         *(pytest.param((f"ops:{k}:8",), marks=pytest.mark.slow) for k in range(8)),

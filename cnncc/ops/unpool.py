@@ -76,8 +76,10 @@ def _element(c: Lowering, attrs: MaxUnpoolAttrs, out: Type, xs: Sequence[Operand
     for back in reversed(list(cartesian(*reach))):  # the last window is asked first
         at = [(p + b) // s - k for p, b, s, k in zip(i, g.begin, g.strides, back, strict=True)]
         inside = [p >= 0 for p in at] + [p < c.dim(d) for p, d in zip(at, x.type.shape[2:], strict=True)]
-        named = tirx.EQ(tirx.floormod(c.math.cast(indices(n, ch, *at), "i64"), plane), flat)
-        value = c.guard(tirx.all(*inside), c.guard(named, x(n, ch, *at), value), value)
+        # One condition inside of another would become both together, which reads the index outside as well.
+        place = tirx.floormod(c.math.cast(indices(n, ch, *at), "i64"), plane)
+        named = tirx.EQ(c.guard(tirx.all(*inside), place, tirx.const(-1, "int64")), flat)
+        value = c.guard(named, x(n, ch, *at), value)
     return value
 
 
