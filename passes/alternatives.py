@@ -90,6 +90,8 @@ def by_algorithm(node: Node, body: Graph, target: Target, context: Context) -> I
             and (bound := algorithm.error_bound(problem, target)) > DEFAULT_BOUND
         ):
             reason = f"its error bound {bound:.1e} is above {DEFAULT_BOUND:.0e}; accuracy='fast' allows it"
+        if reason is None and algorithm.constant_weights and not _weights_known(node, body, root):
+            reason = "the weights are not known at compile time, and would be packed in every run"
         prepares = reason is None and bool(algorithm.weight_op) and not _weights_known(node, body, root)
         if prepares and (body.outputs[0].type.dtype != "f32" or not algorithms(target, algorithm.weight_op or "")):
             reason = "the weights are not known at compile time, and nothing prepares them at run time"

@@ -77,5 +77,6 @@ class Algorithm:
     exact: bool = True  # sums the same products as the definition (allowed under accuracy="strict")
     weight_op: str | None = None  # IR operation that prepares the weights at compile time, e.g. "winograd_weights"
     anchor_op: str | None = None  # the operation that takes prepared weights in place of `op`, e.g. "winograd_conv"
+    constant_weights: bool = False  # only for weights that are known at compile time
     attrs_for: Callable[[Any, Any], Any] | None = None  # (P, T) -> attributes of those two
     candidates: Callable[[Any, Target], Iterator[Any]] | None = None

@@ -62,6 +62,7 @@ def _cpu() -> tuple[Algorithm, ...]:
         winograd.WINOGRAD_F2,
         winograd.WINOGRAD_F4,
         winograd.WINOGRAD_F6,
+        winograd.WINOGRAD_F4_FRESH,
         depthwise.DEPTHWISE,
         fft_depthwise.ALGORITHM,
         fft_dense.ALGORITHM,

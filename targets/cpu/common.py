@@ -32,6 +32,16 @@ def shape(*extents: Any) -> tuple[Any, ...]:
     return tuple(i64(e) for e in extents)
 
 
+def pick(values: Sequence[Any], index: Any) -> Any:
+    """values[index] for an index that is unrolled."""
+    from tvm import tirx
+
+    out = values[-1]
+    for k in range(len(values) - 2, -1, -1):
+        out = tirx.Select(index.equal(k), values[k], out)
+    return out
+
+
 def reduce_axes(prefix: str, extents: Iterable[int]) -> list[Any]:
     """te reduction axes of the given extents, named by a prefix and their place."""
     from tvm import te

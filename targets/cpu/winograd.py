@@ -15,6 +15,7 @@ the products of a transform add up and cancel in the result, that grows with the
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -22,7 +23,9 @@ from cnncc.ir.layout import Layout, channels
 from cnncc.ops.winograd import WinogradAttrs
 from cnncc.ops.winograd_matrices import TAPS, Matrix, alignment, axes, combine, matrices, points, side
 from cnncc.targets.algorithm import Algorithm, Layouts
+from cnncc.targets.cpu.common import pick, shape
 from cnncc.targets.cpu.variety import tiles_or_error
+from cnncc.targets.cpu.winograd_fresh import scaled, schedule_product, transformed, weights_layout
 from cnncc.targets.cpu.winograd_tiles import (
     STACK,
     Axis,
@@ -76,15 +79,17 @@ def define(p: ConvProblem, tile: WinogradTile, x: Any, w: Any, finish: Callable[
         return tirx.if_then_else(tirx.all(*inside), x(n, c % real if taps else c, *at, ci), zero)
 
     height, width = vertical.inputs(ty), horizontal.inputs(tx)
-    pad = te.compute(_shape(*outer, ib, height, width, b), padded, name="pad")
+    pad = te.compute(shape(*outer, ib, height, width, b), padded, name="pad")
 
     def down(*i: Any) -> Any:
         *o, c, t, x_, k, ci = i
-        return _pick(combine(forward(vertical), [pad(*o, c, t * my + j, x_, ci) for j in range(vertical.alpha)]), k)
+        return pick(
+            combine(forward(vertical, tile.fresh), [pad(*o, c, t * my + j, x_, ci) for j in range(vertical.alpha)]), k
+        )
 
     rows = None
     if not (vertical.plain or horizontal.plain):
-        rows = te.compute(_shape(*outer, ib, ty, width, vertical.alpha, b), down, name="rows")
+        rows = te.compute(shape(*outer, ib, ty, width, vertical.alpha, b), down, name="rows")
 
     def across(i: Any, j: Any, *rest: Any) -> Any:
         *o, c, t, u, ci = rest
@@ -92,19 +97,21 @@ def define(p: ConvProblem, tile: WinogradTile, x: Any, w: Any, finish: Callable[
             return down(*o, c, t, u, i, ci)
         places = [u * mx + k for k in range(horizontal.alpha)]
         line = [pad(*o, c, t, k, ci) if rows is None else rows(*o, c, t, k, i, ci) for k in places]
-        return _pick(combine(forward(horizontal), line), j)
+        return pick(combine(forward(horizontal, tile.fresh), line), j)
 
     tiles = (vertical.alpha, horizontal.alpha, *outer)
-    columns = te.compute(_shape(*tiles, ib, ty, tx, b), across, name="columns")
-    product = _product(p, tile, columns, w, _shape(*tiles, ob, ty, tx, b))
+    if tile.fresh:
+        w = transformed(p, tile, vertical, horizontal, w)
+    columns = te.compute(shape(*tiles, ib, ty, tx, b), across, name="columns")
+    product = _product(p, tile, columns, w, shape(*tiles, ob, ty, tx, b))
 
     def up(*i: Any) -> Any:
         *o, y, k, ci = i
-        return _pick(combine(backward(vertical), [product(i64(a), k, *o, ci) for a in range(vertical.alpha)]), y)
+        return pick(combine(backward(vertical), [product(i64(a), k, *o, ci) for a in range(vertical.alpha)]), y)
 
     back_columns = None
     if not (vertical.plain or horizontal.plain):
-        back_columns = te.compute(_shape(*outer, ob, ty, tx, my, horizontal.alpha, b), up, name="back_columns")
+        back_columns = te.compute(shape(*outer, ob, ty, tx, my, horizontal.alpha, b), up, name="back_columns")
 
     def along(*i: Any) -> Any:
         *o, y, x_, ci = i
@@ -112,9 +119,9 @@ def define(p: ConvProblem, tile: WinogradTile, x: Any, w: Any, finish: Callable[
             return up(*o, y, x_, ci)
         places = [i64(k) for k in range(horizontal.alpha)]
         line = [product(y, k, *o, ci) if back_columns is None else back_columns(*o, y, k, ci) for k in places]
-        return _pick(combine(backward(horizontal), line), x_)
+        return pick(combine(backward(horizontal), line), x_)
 
-    back_rows = te.compute(_shape(*outer, ob, ty, tx, my, mx, b), along, name="back_rows")
+    back_rows = te.compute(shape(*outer, ob, ty, tx, my, mx, b), along, name="back_rows")
 
     def result(*i: Any) -> Any:
         n, c, *place, ci = i
@@ -131,11 +138,11 @@ def define(p: ConvProblem, tile: WinogradTile, x: Any, w: Any, finish: Callable[
         return finish(value, (n, c * b + ci, *planes, y, x_))
 
     if p.behind is not None:
-        return te.compute(_shape(n, ob, *p.behind.out, b), pooled, name="out")
-    return te.compute(_shape(n, ob, *p.out, b), result, name="out")
+        return te.compute(shape(n, ob, *p.behind.out, b), pooled, name="out")
+    return te.compute(shape(n, ob, *p.out, b), result, name="out")
 
 
-def _product(p: ConvProblem, tile: WinogradTile, columns: Any, w: Any, shape: tuple[Any, ...]) -> Any:
+def _product(p: ConvProblem, tile: WinogradTile, columns: Any, w: Any, extents: tuple[Any, ...]) -> Any:
     """The matrix products: sums over blocks of channels, in two levels where there are many."""
     from tvm import te, tirx
 
@@ -154,15 +161,15 @@ def _product(p: ConvProblem, tile: WinogradTile, columns: Any, w: Any, shape: tu
         return te.sum(columns(i, j, *o, at, t, u, ri) * weight, axis=[rc, ri])
 
     if chunk == blocks:
-        return te.compute(shape, lambda *i: summed(0, *i), name="product")
+        return te.compute(extents, lambda *i: summed(0, *i), name="product")
     rk = te.reduce_axis(extent(blocks // chunk), name="rk")
-    partial = te.compute(_shape(blocks // chunk, *shape), lambda k, *i: summed(k * chunk, *i), name="partial")
-    return te.compute(shape, lambda *i: te.sum(partial(rk, *i), axis=[rk]), name="product")
+    partial = te.compute(shape(blocks // chunk, *extents), lambda k, *i: summed(k * chunk, *i), name="partial")
+    return te.compute(extents, lambda *i: te.sum(partial(rk, *i), axis=[rk]), name="product")
 
 
-def forward(axis: Axis) -> Matrix:
-    """B^T."""
-    return matrices(axis.m, axis.taps)[1]
+def forward(axis: Axis, fresh: bool = False) -> Matrix:
+    """B^T, of which weights that the kernel transforms leave the denominators."""
+    return scaled(axis.m, axis.taps)[0] if fresh else matrices(axis.m, axis.taps)[1]
 
 
 def backward(axis: Axis) -> Matrix:
@@ -216,7 +223,10 @@ def schedule(sch: Any, p: ConvProblem, tile: WinogradTile, target: Target) -> No
     for loop in (y_in, x_in):
         sch.unroll(loop)
     sch.vectorize(ci)
-    _schedule_product(sch, p, tile, len(planes))
+    if tile.fresh:
+        schedule_product(sch, p, tile)
+    else:
+        _schedule_product(sch, p, tile, len(planes))
 
 
 def _schedule_product(sch: Any, p: ConvProblem, tile: WinogradTile, planes: int) -> None:
@@ -251,22 +261,6 @@ def _unroll(sch: Any, loops: list[Any]) -> None:
     sch.vectorize(lane)
 
 
-def _pick(values: list[Any], index: Any) -> Any:
-    """values[index] for an index that is unrolled."""
-    from tvm import tirx
-
-    out = values[-1]
-    for k in range(len(values) - 2, -1, -1):
-        out = tirx.Select(index.equal(k), values[k], out)
-    return out
-
-
-def _shape(*extents: Any) -> tuple[Any, ...]:
-    from tvm import tirx
-
-    return tuple(tirx.const(e, "int64") if isinstance(e, int) else e for e in extents)
-
-
 def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
@@ -276,7 +270,7 @@ def outputs(p: ConvProblem, m: int) -> int:
     return m + 1 if max(p.kernel[-axes(p.rank) :]) == 2 else m
 
 
-def _applies(p: ConvProblem, target: Target, m: int) -> str | None:
+def _applies(p: ConvProblem, target: Target, m: int, fresh: bool = False) -> str | None:
     if target.kind != "cpu":
         return f"it is for CPUs, and {target.name} is of kind {target.kind}"
     last = axes(p.rank)
@@ -296,7 +290,11 @@ def _applies(p: ConvProblem, target: Target, m: int) -> str | None:
         return f"the output must have at least one pixel, got {p.out}"
     if error_bound(p, target, m) > WORST:
         return f"errors must be at most {WORST:.0e} of the result, got {error_bound(p, target, m):.0e} for {kernel}"
-    if best_tile(p, target, m) is None:
+    if fresh and (last == 1 or 1 in taps):
+        return f"weights are transformed in the kernel where both axes have several taps, got {kernel}"
+    if fresh and best_tile(p, target, m, fresh) is None:
+        return f"a row of a tile's transform must fit {target.vector_registers} registers, with the weights' own"
+    if best_tile(p, target, m, fresh) is None:
         return f"the transforms of one tile must fit {STACK >> 10} KB of stack, got {p.ic} input channels"
     return None
 
@@ -331,30 +329,41 @@ def _layouts(p: ConvProblem, target: Target) -> Layouts:
     return Layouts(channels(b), Layout(((p.rank + 1, b), (0, b))), channels(b))
 
 
-def _make(m: int) -> Algorithm:
-    name = f"winograd_f{m}"
+def _given_layouts(p: ConvProblem, target: Target) -> Layouts:
+    b = target.block
+    return Layouts(channels(b), weights_layout(p, b), channels(b))
+
+
+def _make(m: int, fresh: bool = False) -> Algorithm:
+    name = f"winograd_f{m}" + "_fresh" * fresh
 
     def applies(p: ConvProblem, target: Target) -> str | None:
-        return _applies(p, target, outputs(p, m))
+        return _applies(p, target, outputs(p, m), fresh)
 
-    return Algorithm(
+    made = Algorithm(
         name=name,
         op="conv",
         applies=applies,
-        layouts=_layouts,
-        tiles_for=tiles_or_error(name, lambda p, target: best_tile(p, target, outputs(p, m)), applies),
+        layouts=_given_layouts if fresh else _layouts,
+        tiles_for=tiles_or_error(name, lambda p, target: best_tile(p, target, outputs(p, m), fresh), applies),
         cost=cost,
         define=define,
         schedule=schedule,
         scratch=scratch,
         error_bound=lambda p, target: error_bound(p, target, outputs(p, m)),
         exact=False,
+        candidates=lambda p, target: candidates(p, target, outputs(p, m), fresh),
+        pooled=lambda p, target: _pooled(p, target, outputs(p, m)),
+    )
+    if fresh:
+        return replace(made, constant_weights=True)
+    return replace(
+        made,
         weight_op="winograd_weights",
         anchor_op="winograd_conv",
         attrs_for=lambda p, tile: WinogradAttrs(tile.m, p.pads, (p.strides[0], p.dilations[0])),
-        candidates=lambda p, target: candidates(p, target, outputs(p, m)),
-        pooled=lambda p, target: _pooled(p, target, outputs(p, m)),
     )
 
 
 WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F6 = _make(2), _make(4), _make(6)
+WINOGRAD_F4_FRESH = _make(4, fresh=True)

@@ -17,6 +17,7 @@ from cnncc.targets.target import Target
 
 STACK = 640 << 10  # bytes of scratch a thread may use
 ITEMSIZE = 4  # float32
+FRESH = 2.0  # slots in which a vector of transformed weights is made in registers
 NEARLY, ENOUGH = 1.4, 5.5  # times the least growth of errors, up to this one, that sums apart are given up for
 
 
@@ -25,7 +26,9 @@ class WinogradTile:
     """A task transforms th x tw tiles (each of m outputs along an axis of several taps, of one along one of a single
     tap; in 1-D, th is 1) of all input channels (in 3-D: of all planes that an output plane needs, as if each had
     channels of its own), and makes `share` blocks of output channels from them, `panel` blocks at a time; the
-    accumulators are rh x rw tiles x panel blocks. So many blocks of input channels as `part` are summed apart."""
+    accumulators are rh x rw tiles x panel blocks. So many blocks of input channels as `part` are summed apart.
+    `fresh`: weights are transformed in the kernel, a row of the transform at a time, and the accumulators are those of
+    such a row."""
 
     m: int
     block: int
@@ -36,6 +39,7 @@ class WinogradTile:
     panel: int
     share: int
     part: int
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,8 @@ def _scratch(y: Axis, x: Axis, ib: int, tile: WinogradTile) -> int:
     apart = 0 if tile.part == ib else tile.rh * tile.rw
     product = (y.alpha * x.alpha * tiles + apart) * tile.panel
     back = (0 if y.plain or x.plain else y.m * x.alpha) + y.m * x.m
-    return (pad + rows + columns + product + back) * tile.block * ITEMSIZE
+    weights = x.alpha + x.taps if tile.fresh else 0
+    return (pad + rows + columns + product + back + weights) * tile.block * ITEMSIZE
 
 
 def cost(p: ConvProblem, target: Target, tile: WinogradTile) -> Cost:
@@ -140,7 +145,7 @@ def cost(p: ConvProblem, target: Target, tile: WinogradTile) -> Cost:
     compute = turns * (steps * step + transforms) * slot
 
     memory = target.gbytes_per_second * 1e9
-    weights = alpha * ib * ob * tile.block**2 * ITEMSIZE
+    weights = (y.taps * x.taps if tile.fresh else alpha) * ib * ob * tile.block**2 * ITEMSIZE
     written = p.out if p.behind is None else p.behind.out
     activations = p.batch * ITEMSIZE * tile.block * (-(-p.ic // tile.block) * prod(p.size) + ob * prod(written))
     mine = weights * tile.share // ob
@@ -154,21 +159,21 @@ def cost(p: ConvProblem, target: Target, tile: WinogradTile) -> Cost:
 
 
 @lru_cache(maxsize=4096)
-def best_tile(p: ConvProblem, target: Target, m: int) -> WinogradTile | None:
+def best_tile(p: ConvProblem, target: Target, m: int, fresh: bool = False) -> WinogradTile | None:
     """The tile of least cost, None where even a single tile's transforms exceed the stack."""
-    return least(_candidates(p, target, m), lambda tile: cost(p, target, tile).seconds)
+    return least(_candidates(p, target, m, fresh), lambda tile: cost(p, target, tile).seconds)
 
 
-def candidates(p: ConvProblem, target: Target, m: int) -> Iterator[WinogradTile]:
+def candidates(p: ConvProblem, target: Target, m: int, fresh: bool = False) -> Iterator[WinogradTile]:
     """Tiles worth measuring: register tiles and shares first, then the tiles of a task."""
     return varied(
-        _candidates(p, target, m),
+        _candidates(p, target, m, fresh),
         seconds=lambda tile: cost(p, target, tile).seconds,
         kind=lambda tile: (tile.rh * tile.rw, tile.panel, tile.share),
     )
 
 
-def _candidates(p: ConvProblem, target: Target, m: int) -> Iterator[WinogradTile]:
+def _candidates(p: ConvProblem, target: Target, m: int, fresh: bool = False) -> Iterator[WinogradTile]:
     block = target.block
     ob = -(-p.oc // block)
     vectors = max(1, block // target.lanes())
@@ -185,16 +190,23 @@ def _candidates(p: ConvProblem, target: Target, m: int) -> Iterator[WinogradTile
                     (rh * rw, rh, rw)
                     for rh in divisors(th)
                     for rw in divisors(tw)
-                    if (rh * rw + 1) * panel * vectors + 2 <= target.vector_registers
-                    and registers(rh * rw, panel * vectors, target) <= target.vector_registers
+                    if _held_registers(x, target, rh * rw, panel * vectors, fresh) <= target.vector_registers
                 ]
                 if not held:
                     continue
                 _, rh, rw = max(held)
                 for share in (d for d in divisors(ob) if d % panel == 0 and ob // d <= 16):
-                    tile = WinogradTile(m, block, th, tw, rh, rw, panel, share, part)
+                    tile = WinogradTile(m, block, th, tw, rh, rw, panel, share, part, fresh)
                     if _scratch(y, x, ib, tile) <= limit:
                         yield tile
+
+
+def _held_registers(x: Axis, target: Target, tiles: int, vectors: int, fresh: bool) -> int:
+    """Registers of a register tile: one point of the transform, or a row of them with what makes its weights."""
+    if fresh:
+        pixels = 0 if target.vector_bits >= 512 else x.alpha * tiles  # read by the multiply-add, or held
+        return x.alpha * tiles * vectors + pixels + x.taps + 3 * vectors
+    return max((tiles + 1) * vectors + 2, registers(tiles, vectors, target))
 
 
 def _step(ib: int, target: Target, tile: WinogradTile) -> float:
@@ -206,6 +218,8 @@ def _step(ib: int, target: Target, tile: WinogradTile) -> float:
     slab = ib * tile.block**2 * tile.panel * ITEMSIZE
     reused = tile.th * tile.tw // held if slab <= target.l1 // 2 else 1
     streamed = loads * lanes * ITEMSIZE / reused + held * ITEMSIZE
+    if tile.fresh:
+        return (held + FRESH) * loads
     half_register = target.vector_bits / 16  # bytes a slot
     alone = 1.15 if loads == 1 else 1.0  # every FMA reads its scalar from memory, where two could share a loaded one
     return max(alone * held * loads, loads + scalar * held, 8.0, streamed / half_register)

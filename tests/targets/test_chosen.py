@@ -18,7 +18,7 @@ TARGET = find_target("avx512", 1)
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="needs torch")
 
 NETWORKS = {
-    "resnet18": ("winograd_f4", "first_layer", "direct", "dense"),
+    "resnet18": ("winograd_f4", "winograd_f4_fresh", "first_layer", "direct", "dense"),
     "audio_m5": ("winograd_f6", "pool_blocked"),
     "googlenet": ("winograd_f2", "fft"),
     "replknet": ("fft_depthwise", "depthwise", "pointwise", "fused_pointwise"),

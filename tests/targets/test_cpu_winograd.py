@@ -27,7 +27,9 @@ from cnncc.ops.winograd_matrices import (
     worst_signs,
 )
 from cnncc.passes.alternatives import DEFAULT_BOUND
-from cnncc.targets.cpu.winograd import STACK, WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F6
+from cnncc.targets.algorithm import Algorithm
+from cnncc.targets.cpu.winograd import STACK, WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F4_FRESH, WINOGRAD_F6
+from cnncc.targets.cpu.winograd_fresh import scaled
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 from tests.targets.cpu_records import AVX2, AVX512, SSE, WIDEST, needs_x86, runs
@@ -186,6 +188,42 @@ def test_kernel_equals_the_definition(m: int, text: str) -> None:
 
 
 @needs_x86
+@pytest.mark.parametrize(
+    "text",
+    [
+        *GRID[:4],
+        *GRID[5:8],
+        *OTHER_TAPS[7:9],
+        "conv n1 ic32 h7 w7 oc32 k2x2 s1x1 p0x0",
+        "conv nN ic16 h9 w9 oc32 k3x3 s1x1 p1x1",
+    ],
+)
+def test_weights_transformed_in_the_kernel(text: str) -> None:
+    """The same bound holds; the weights come as they are, the taps of a vector side by side."""
+    trial = build(WINOGRAD_F4_FRESH, ConvProblem.parse(text), WIDEST)
+    shape = trial.shapes.w
+    assert trial.prepare(np.zeros(shape, np.float32)).shape == shape
+    for batch in (1, 3) if trial.problem.n == "N" else (None,):
+        assert trial.error(batch) < WINOGRAD_F4_FRESH.error_bound(trial.problem, WIDEST)
+
+
+def test_rows_of_weights_that_fit_no_registers_or_are_none() -> None:
+    line = ConvProblem.parse("conv n1 ic16 h8 w8 oc16 k1x3 s1x1 p0x1")
+    assert "both axes have several taps" in str(WINOGRAD_F4_FRESH.applies(line, AVX512))
+    assert "16 registers" in str(WINOGRAD_F4_FRESH.applies(ConvProblem.parse(GRID[0]), AVX2))
+
+
+@pytest.mark.parametrize(("m", "taps"), CASES)
+def test_denominators_change_sides(m: int, taps: int) -> None:
+    """A^T [ (G' g) * (B'^T d) ] is the same sum, with rows of G' that begin with 1."""
+    (_, b, g), (b_scaled, g_scaled) = matrices(m, taps), scaled(m, taps)
+    for rows in zip(b, g, b_scaled, g_scaled, strict=True):
+        one, other = (np.outer(as_array((row,)), as_array((col,))) for row, col in (rows[:2], rows[2:]))
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+        assert next(v for v in rows[3] if v) == 1
+
+
+@needs_x86
 @pytest.mark.parametrize("text", OTHER_TAPS)
 @pytest.mark.parametrize("m", [2, 4])
 def test_kernels_of_other_taps(m: int, text: str) -> None:
@@ -250,10 +288,20 @@ def test_scratch_is_what_the_stack_holds(m: int, text: str) -> None:
 )
 @pytest.mark.parametrize("channels", [16, 512])
 def test_error_bound_on_the_worst_signs(m: int, kernel: tuple[int, int], channels: int) -> None:
+    _worst_signs(ALGORITHMS[m], m, kernel, channels)
+
+
+@needs_x86
+@pytest.mark.parametrize("channels", [16, 512])
+def test_error_bound_of_weights_transformed_in_the_kernel(channels: int) -> None:
+    _worst_signs(WINOGRAD_F4_FRESH, 4, (3, 3), channels)
+
+
+def _worst_signs(algorithm: Algorithm, m: int, kernel: tuple[int, int], channels: int) -> None:
     """Signs in the pattern whose products are large in the transforms and cancel in the result, in all channels."""
     size = [side(m, taps) + taps - 1 for taps in kernel]
     problem = ConvProblem(4, channels, 32, tuple(size), kernel, (1, 1), (0, 0, 0, 0), (1, 1))
-    trial = build(ALGORITHMS[m], problem, WIDEST, bare=True)
+    trial = build(algorithm, problem, WIDEST, bare=True)
     (_, x1, w1), (_, x2, w2) = (worst_signs(m, taps) if taps > 1 else (1.0, np.ones(1), np.ones(1)) for taps in kernel)
     (x, w, bias), _ = trial.operands()
     x, w = (
@@ -261,7 +309,7 @@ def test_error_bound_on_the_worst_signs(m: int, kernel: tuple[int, int], channel
     )
     tensors = trial.packed(x, w, bias)
     trial.function(*tensors)
-    bound = ALGORITHMS[m].error_bound(problem, WIDEST)
+    bound = algorithm.error_bound(problem, WIDEST)
     assert bound / 10 < accuracy.relative(problem, trial.result(tensors[-1]), x, w) <= bound
 
 

@@ -49,3 +49,19 @@ def test_results_are_the_same_bits_without(monkeypatch):
     ahead = trial.result(tensors[-1]).copy()
     plain.function(*tensors)
     assert np.array_equal(ahead, plain.result(tensors[-1]))
+
+
+def test_loops_over_the_same_weights_share_the_fetching():
+    """Six rows of a transform pass over 9 lines a step; each loop fetches one or two of those of the next part."""
+    built = build(find_algorithm(ZEN4, "winograd_f4_fresh"), parse("conv n1 ic256 h7 w7 oc256 k3x3 s1x1 p1x1"), ZEN4)
+    loops, count = [], 0
+    for line in built.assembly.splitlines():
+        word = line.split()[:1]
+        if word == ["prefetcht1"]:
+            count += 1
+        elif word and word[0].startswith("j") and count:
+            loops.append(count)
+            count = 0
+    assert loops
+    assert max(loops) <= 2
+    assert 9 <= sum(loops) <= 27
