@@ -20,7 +20,9 @@ from cnncc.passes.pooling import order_pools
 from cnncc.passes.producers import fuse_producers
 from cnncc.passes.products import flatten_matmul, turn_weights
 from cnncc.passes.regions import propose_kernels
+from cnncc.passes.repeats import repeat_chains
 from cnncc.passes.resizing import split_resize
+from cnncc.passes.statistics import split_batchnorm
 from cnncc.passes.stop_gradient import remove_stop_gradients
 from cnncc.passes.strides import split_strides
 from cnncc.passes.tiles import choose_tiles
@@ -43,6 +45,8 @@ SPLIT_FOLDS = Step("split-folds", split_folds)
 SPLIT_RESIZE = Step("split-resize", split_resize)
 MERGE_DUPLICATES = Step("merge-duplicates", merge_duplicates)
 REMOVE_DEAD = Step("remove-dead", lambda graph, context: graph.tidy())
+SPLIT_BATCHNORM = Step("split-batchnorm", split_batchnorm)
+REPEAT_CHAINS = Step("repeat-chains", repeat_chains)
 SEPARATE_OUTPUTS = Step("separate-outputs", separate_outputs)
 PROPOSE_KERNELS = Step("propose-kernels", propose_kernels)
 CHOOSE = Step("choose", choose)
@@ -62,6 +66,7 @@ INFERENCE: tuple[Pass, ...] = (
     CANONICALIZE,
     FOLD_PAD,
     FOLD_BATCHNORM,
+    SPLIT_BATCHNORM,
     ORDER_POOLS,
     GATE_WEIGHTS,
     LOWER_CONV_TRANSPOSE,
@@ -85,6 +90,7 @@ TRAINING: tuple[Pass, ...] = (
     CANONICALIZE,
     FOLD_PAD,
     ORDER_POOLS,
+    SPLIT_BATCHNORM,
     LOWER_CONV_TRANSPOSE,
     SPLIT_FOLDS,
     SPLIT_RESIZE,
@@ -93,6 +99,7 @@ TRAINING: tuple[Pass, ...] = (
     FOLD_CONSTANTS,
     MERGE_DUPLICATES,
     REMOVE_DEAD,
+    REPEAT_CHAINS,
     *LOWERING,
 )
 

@@ -25,6 +25,7 @@ LAUNCH = 1e-6  # seconds a kernel costs besides its work
 FALLBACK_EFFICIENCY = {"cpu": 0.04, "cuda": 1e-6}
 FALLBACK_SLOWDOWN = 8  # against reading and writing once, for other anchors scheduled from their definition
 REDUCTIONS = ("reduce_", "softmax", "log_softmax", "arg", "layer_norm", "instance_norm", "group_norm")
+OVER_CHANNELS = ("reduce_sum", "reduce_mean", "reduce_max", "reduce_min")
 CHANNELWISE = (
     *("pad", "resize", "reduce_", "adaptive", "average_pool", "max_pool", "slice", "concat", "interleave"),
     *("split_phases", "join_phases"),
@@ -173,6 +174,11 @@ def _generic(body: Graph, target: Target) -> Iterable[Alternative]:
             seconds = moved / (target.gbytes_per_second * 1e9) + LAUNCH
             yield Alternative(name, operands, (out,) * len(body.outputs), seconds)
         return
+    if root is not None and _reduces_to_channels(body, root, target.block):
+        full = next(iter(root.operands())).type
+        operands = tuple(blocked if v.type.shape == full.shape or _lies_along(v, full) else PLAIN for v in body.inputs)
+        yield Alternative(name, operands, plain_out, seconds)
+        return
     if all(_blockable(v, target.block) for v in body.outputs) and _channelwise(body, target.block):
         operands = tuple(
             blocked if _blockable(v, target.block) or _per_channel(v, body.outputs[0]) else PLAIN for v in body.inputs
@@ -211,6 +217,34 @@ def _ragged(body: Graph, block: int) -> int:
         if type_.dtype != "f32" or not (whole or type_.rank == 0 or (type_.rank == rank and type_.shape[1] == 1)):
             return 0
     return count if all(v.type.shape[1] == count for v in body.outputs) else 0
+
+
+def _reduces_to_channels(body: Graph, root: Node, block: int) -> bool:
+    """Whether a kernel sums (or the like) over all axes but the channels: its lanes are then channels of a block. What
+    stands before the anchor has its operand's shape or a number per channel, what stands behind it a number each."""
+    operand = next(iter(root.operands()))
+    if root.op not in OVER_CHANNELS or not _blockable(operand, block):
+        return False
+    full = operand.type
+    if set(root.attrs.axes) != {a for a in range(full.rank) if a != 1} or root.attrs.keepdims:
+        return False
+    before = feeding(operand)
+    return all(lookup(n.op).elementwise for n in body.nodes if n is not root) and all(
+        (v.type.shape == full.shape or _is_number_each(v.type, full)) if v in before
+        else v.type.shape in ((), (full.shape[1],))
+        for v in body.values()
+    )  # fmt: skip
+
+
+def _is_number_each(type_: Type, full: Type) -> bool:
+    """Whether what broadcasts to `full` has no axis but the channels."""
+    return all(d == 1 for a, d in enumerate(type_.shape, start=full.rank - type_.rank) if a != 1)
+
+
+def _lies_along(value: Value, full: Type) -> bool:
+    """Whether a value has a number per channel, beside one of type `full`."""
+    shape = value.type.shape
+    return len(shape) == full.rank and shape[1] == full.shape[1]
 
 
 def _per_channel(value: Value, result: Value) -> bool:

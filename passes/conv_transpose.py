@@ -11,6 +11,9 @@ from cnncc.passes.manager import Context
 from cnncc.passes.rules import Decline, Rule, apply_rules, rule
 
 
+BLOCK = 16  # channels of a block on the widest target: whole ones can be written side by side
+
+
 @rule("conv_transpose(x, w)")
 def unit_stride(b: Builder, root: Node, x: Value, w: Value) -> Value | Decline:
     """conv_transpose(x, w, stride 1, p) --> conv(x, flip(w), e - 1 - p), e the extent of the dilated kernel."""
@@ -30,12 +33,14 @@ def strided(b: Builder, root: Node, x: Value, w: Value) -> Value | Decline:
     """conv_transpose(x, w, stride s) --> interleave(conv(x, phases of w)).
 
     With taps k = q s + r, result i s + q s + r is phase r of a convolution with the taps q (zeros where k is beyond the
-    kernel): y_r[j] = sum_q x[j - q] w[q s + r]. All phases are output channels of one convolution.
+    kernel): y_r[j] = sum_q x[j - q] w[q s + r]. All phases are output channels of one convolution; but for a depthwise
+    one, whose phases would lie between the channels: those are convolutions of their own, side by side.
     """
     g = geometry(root.attrs, w.type.shape[2:])
     if any(d != 1 for d in g.dilations):
         return Decline("the kernel is dilated")
     rank, groups = g.rank, root.attrs.groups
+    apart = groups > 1 and groups == w.type.shape[0] and w.type.shape[1] == 1 and groups % BLOCK == 0
     taps = tuple(-(-k // s) for k, s in zip(g.kernel, g.strides, strict=True))
     missing = tuple(q * s - k for q, s, k in zip(taps, g.strides, g.kernel, strict=True))
     rows = _swapped(b, w, groups)  # [groups * C, M / groups, *kernel]
@@ -46,13 +51,24 @@ def strided(b: Builder, root: Node, x: Value, w: Value) -> Value | Decline:
     split = [d for q, s in zip(taps, g.strides, strict=True) for d in (q, s)]
     rows = b.reshape(rows, shape=(groups, per_group, inner, *split))
     phases = [4 + 2 * i for i in range(rank)]
-    rows = b.transpose(rows, perm=(0, *phases, 1, 2, *(p - 1 for p in phases)))
+    order = (*phases, 0) if apart else (0, *phases)
+    rows = b.transpose(rows, perm=(*order, 1, 2, *(p - 1 for p in phases)))
     rows = b.reshape(rows, shape=(out * prod(g.strides), inner, *taps))
     if any(q > 1 for q in taps):
         rows = b.flip(rows, axes=tuple(range(2, rank + 2)))
-    y = b.conv(x, rows, pads=tuple(q - 1 for q in taps) * 2, groups=groups)
+    pads = tuple(q - 1 for q in taps) * 2
     size = root.output.type.shape[2:]
-    return b.interleave(y, strides=g.strides, begin=g.begin, size=size, groups=groups)
+    if apart:
+        each = [b.conv(x, own, pads=pads, groups=groups) for own in _parts(b, rows, out)]
+        return b.interleave(b.concat(*each, axis=1), strides=g.strides, begin=g.begin, size=size)  # type: ignore[no-any-return]
+    y = b.conv(x, rows, pads=pads, groups=groups)
+    return b.interleave(y, strides=g.strides, begin=g.begin, size=size, groups=groups)  # type: ignore[no-any-return]
+
+
+def _parts(b: Builder, rows: Value, count: int) -> list[Value]:
+    """The weights of each phase, `count` rows."""
+    total = int(rows.type.shape[0])
+    return [b.slice(rows, starts=(k,), ends=(k + count,), axes=(0,)) for k in range(0, total, count)]
 
 
 def _swapped(b: Builder, w: Value, groups: int) -> Value:

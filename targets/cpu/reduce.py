@@ -108,6 +108,7 @@ def _nest(sch: Any, left: list[Any], apart: list[str], split: set[str], target: 
         return handled
     seconds += sum(work(Accesses(sch, p)) for p in producers)
     reductions = [p for p in producers if is_reduction(sch, p)]
+    _split_as(sch, out, reductions)
     for p in reductions:
         split_factors(sch, p)
     horizontal = any(name_of(sch, p) in split or not vertical(sch, p, target) for p in reductions)
@@ -132,6 +133,21 @@ def _nest(sch: Any, left: list[Any], apart: list[str], split: set[str], target: 
         accesses = Accesses(sch, out)
         vectorise(sch, accesses, accesses.loops[-1], target)
     return handled
+
+
+def _split_as(sch: Any, out: Any, reductions: list[Any]) -> None:
+    """Split the innermost loop of a result where its reduction reads blocks along it: lanes then end with a block."""
+    last = get_loops(sch, out)[-1] if get_loops(sch, out) else None
+    size = extent(sch, last) if last is not None else 1
+    for block in reductions:
+        accesses = Accesses(sch, block)
+        rows = [k for k, l in enumerate(accesses.loops) if not reduces(sch, block, l)]
+        if not rows or accesses.extents[rows[-1]] != size:
+            continue
+        for factor in accesses.factors(rows[-1]):
+            if isinstance(size, int) and size > factor > 1 and size % factor == 0:
+                sch.split(last, [None, factor])
+                return
 
 
 def _tiled_row(sch: Any, out: Any, reductions: list[Any], split: set[str], target: Target) -> tuple[int, int]:

@@ -55,5 +55,5 @@ def test_golden(path: Path, request: pytest.FixtureRequest) -> None:
 def test_every_rewriting_pass_has_a_case() -> None:
     assert {p.parent.name for p in CASES} >= {
         "canonicalize", "fold-constants", "fold-pad", "fold-batchnorm", "merge-duplicates", "propose-kernels",
-        "choose", "lay-out", "choose-tiles", "separate-outputs", "remove-dead",
+        "choose", "lay-out", "choose-tiles", "separate-outputs", "remove-dead", "split-batchnorm", "repeat-chains",
     }  # fmt: skip
