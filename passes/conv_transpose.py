@@ -10,7 +10,6 @@ from cnncc.ops.window import geometry
 from cnncc.passes.manager import Context
 from cnncc.passes.rules import Decline, Rule, apply_rules, rule
 
-
 BLOCK = 16  # channels of a block on the widest target: whole ones can be written side by side
 
 
@@ -60,9 +59,9 @@ def strided(b: Builder, root: Node, x: Value, w: Value) -> Value | Decline:
     size = root.output.type.shape[2:]
     if apart:
         each = [b.conv(x, own, pads=pads, groups=groups) for own in _parts(b, rows, out)]
-        return b.interleave(b.concat(*each, axis=1), strides=g.strides, begin=g.begin, size=size)  # type: ignore[no-any-return]
+        return b.interleave(b.concat(*each, axis=1), strides=g.strides, begin=g.begin, size=size)
     y = b.conv(x, rows, pads=pads, groups=groups)
-    return b.interleave(y, strides=g.strides, begin=g.begin, size=size, groups=groups)  # type: ignore[no-any-return]
+    return b.interleave(y, strides=g.strides, begin=g.begin, size=size, groups=groups)
 
 
 def _parts(b: Builder, rows: Value, count: int) -> list[Value]:

@@ -23,6 +23,8 @@ from cnncc.targets.cpu.blocks import (
 from cnncc.targets.cpu.operands import store_operands
 from cnncc.targets.target import Target
 
+_LONG = 256  # terms of a sum from which it is made of sums
+
 
 def take_apart(sch: Any, target: Target) -> tuple[Any, list[str], set[str]]:
     """Lanes and parts for the reductions that gain from them; gives the function, the blocks of parts (each deserves a
@@ -37,6 +39,8 @@ def take_apart(sch: Any, target: Target) -> tuple[Any, list[str], set[str]]:
         func = store_operands(func, name)
     for name in names:
         func, parts = _in_parts(func, name, target)
+        if not parts:
+            func = _in_sums_of_sums(func, name, target)
         for piece in (name, *parts):
             changed = _in_lanes(func, piece, target)
             if changed is not func:
@@ -73,6 +77,25 @@ def _in_parts(func: Any, name: str, target: Target) -> tuple[Any, list[str]]:
     if parts < target.threads:
         return func, []
     return factor.split_axis(func, name, position, parts), [f"{name}_parts"]
+
+
+def _in_sums_of_sums(func: Any, name: str, target: Target) -> Any:
+    """A long reduction whose lanes are results, as a sum of sums: one chain of additions for a lane would lose as many
+    digits as it is long."""
+    sch = _schedule(func)
+    block = sch.get_sblock(name)
+    if factor.find_step(get(sch, block)) is None or is_contraction(sch, block) or not vertical(sch, block, target):
+        return func
+    accesses = Accesses(sch, block)
+    axes = [e for l, e in zip(accesses.loops, accesses.extents, strict=True) if reduces(sch, block, l)]
+    total = prod(as_number(e) for e in axes)
+    if total < _LONG:
+        return func
+    choices = [k for k, e in enumerate(axes) if isinstance(e, int) and 1 < e <= _LONG]
+    if not choices:
+        return func
+    best = min(choices, key=lambda k: abs(as_number(axes[k]) ** 2 - total))
+    return factor.split_axis(func, name, best, 0)
 
 
 def _in_lanes(func: Any, name: str, target: Target) -> Any:
