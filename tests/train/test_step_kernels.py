@@ -63,3 +63,11 @@ def test_nothing_that_matters_is_on_the_fallback(name: str) -> None:
 @pytest.mark.parametrize(("algorithm", "name"), ALGORITHMS.items())
 def test_the_algorithms_of_training_are_chosen(algorithm: str, name: str) -> None:
     assert algorithm in {row["algorithm"] for row in planned(name).calls}
+
+
+def test_statistics_read_blocks_of_channels() -> None:
+    """Batch norm's sums, forward and backward, in the layout of the convolutions beside them: nothing is moved."""
+    sums = [row for row in planned("resnet18").calls if "reduce_" in row["ops"] and row["layer"] not in ("", "12")]
+    blocked = [row for row in sums if row["layouts"].startswith("aBcd16b")]
+    assert len(blocked) >= 4 * 20 - 8
+    assert not any("batch_norm_train" in row["ops"] for row in planned("resnet18").calls)
