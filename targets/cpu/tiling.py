@@ -27,6 +27,7 @@ PER_LOOP = 3.0  # of one run of the innermost loop: its mispredicted exit, the n
 PER_COPY = 4.0  # of copying one vector of input
 FROM_L2, FROM_L3 = 24.0, 8.0  # bytes of weights that arrive in a multiply-add's time
 EXPOSED = 0.02  # multiply-adds that a byte from the third-level cache costs although it is fetched ahead
+FAR = 4  # times the second-level cache, from which a group's input makes its passes slow
 KINDS = 10  # register tiles among the candidates
 ONE_CORE = 0.6  # of the machine's memory bandwidth that one of several cores can use
 STREAMED = 1.5  # times faster are weights, read in order and never written
@@ -165,13 +166,23 @@ def _ways(problem: ConvProblem, target: Target, reduction: Reduction) -> Iterato
 
 
 def _choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTile:
+    """Of the register tile that computes fastest. Where it divides no part of an axis (6 pixels of 1,024), and a group
+    would be so large that each pass over its input comes from far, also of the fastest that has groups nearby."""
     tiles = list(register_tiles(problem, target, reduction))
-    pixels, vectors = min(
-        [tile for tile in tiles if _any_group(problem, reduction, tile[0])] or tiles,
-        key=_covering(problem, target, reduction),
-    )
-    tasks = _tasks(problem, target, reduction, pixels, vectors)
+    tiles = [tile for tile in tiles if _any_group(problem, reduction, tile[0])] or tiles
+    covering = _covering(problem, target, reduction)
+    best = [min(tiles, key=covering)]
+    again = best[0][1] < reduction.blocks
+    if again and _least_input(problem, reduction, best[0][0]) > FAR * target.l2:
+        near = [tile for tile in tiles if _least_input(problem, reduction, tile[0]) <= target.l2 // 2]
+        best += [min(near, key=covering)] if near else []
+    tasks = [task for size in best for task in _tasks(problem, target, reduction, *size)]
     return min(tasks, key=lambda tile: conv_cost(problem, target, reduction, tile).seconds)
+
+
+def _least_input(problem: ConvProblem, reduction: Reduction, pixels: tuple[int, ...]) -> int:
+    """Bytes of the input of the smallest group of pixels."""
+    return copied(problem, tuple(ends[0] for ends in _ends(problem, pixels)), reduction.depth)
 
 
 def fits(problem: ConvProblem, target: Target, reduction: Reduction) -> bool:
@@ -294,10 +305,7 @@ def _any_group(problem: ConvProblem, reduction: Reduction, pixels: tuple[int, ..
     """Whether there is a group: if the smallest does not fit, no other does."""
     if reduction.filling is not None:
         return bool(_groups(problem, reduction, pixels))
-    if not any(problem.pads):  # nothing is copied
-        return True
-    least = tuple(ends[0] for ends in _ends(problem, pixels))
-    return copied(problem, least, reduction.depth) <= SCRATCH
+    return not any(problem.pads) or _least_input(problem, reduction, pixels) <= SCRATCH
 
 
 def _ends(problem: ConvProblem, pixels: tuple[int, ...]) -> list[list[int]]:

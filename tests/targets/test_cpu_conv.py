@@ -347,6 +347,23 @@ def test_half_blocks_where_they_are_faster() -> None:
     assert any(tile.half for tile in pointwise.ALGORITHM.candidates(problem, HALVED))
 
 
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("conv n1 ic1088 w1024 oc512 k1 s1 p0", True),  # 6 and 14 pixels divide no part of 1024
+        ("conv n1 ic320 h64 w128 oc256 k1x1 s1x1 p0x0", True),
+        ("conv n1 ic512 h32 w32 oc256 k1x1 s1x1 p0x0", False),  # 2 MB are not far
+    ],
+)
+def test_large_inputs_are_taken_in_groups_that_stay_near(text: str, near: bool) -> None:
+    problem = ConvProblem.parse(text)
+    algorithm = direct.ALGORITHM if problem.rank == 1 else pointwise.ALGORITHM
+    one = replace(AVX512, threads=1)
+    group = math.prod(algorithm.tiles_for(problem, one).group)
+    assert (4 * problem.ic * group <= one.l2 // 2) == near
+    assert near or group == math.prod(problem.out)
+
+
 def test_small_layers_stay_on_one_thread() -> None:
     problem = ConvProblem.parse("conv n1 ic16 h4 w4 oc16 k1x1 s1x1 p0x0")
     assert not direct.ALGORITHM.tiles_for(problem, AVX512).parallel
