@@ -7,7 +7,7 @@ from typing import Any
 
 from cnncc.ir.layout import Layout, channels
 from cnncc.targets.algorithm import Layouts
-from cnncc.targets.cpu.tiling import ConvTile, ceil_div, covered
+from cnncc.targets.cpu.tiling import ConvTile, ceil_div, covered, pieces_of
 from cnncc.targets.problem import ConvProblem
 from cnncc.targets.target import Target
 
@@ -166,6 +166,13 @@ def window(problem: ConvProblem, at: Sequence[Any], taps: Sequence[Any]) -> list
     return [o * i64(s) + k * i64(d) for o, s, k, d in zip(at, problem.strides, taps, problem.dilations, strict=True)]
 
 
+def is_one(extent: Any) -> bool:
+    """Whether a loop is of one iteration: TVM drops it, and scratch in it is then outside of the loops inside."""
+    from tvm import tirx
+
+    return isinstance(extent, tirx.IntImm) and int(extent) == 1
+
+
 def has_block(sch: Any, name: str) -> bool:
     """Whether the function under the schedule has a block of this name."""
     import tvm_ffi
@@ -229,6 +236,8 @@ def schedule_tile(sch: Any, problem: ConvProblem, tile: ConvTile) -> None:
     sch.set_scope(acc, 0, "local")
     if tile.parallel:
         sch.parallel(task)
+        if pieces_of(tile) > 1 and not (tile.copy and is_one(sch.get(task).extent)):  # see `team.share_out`
+            sch.parallel(tiles[0])
     for loop, group, pixel in zip(tiles, tile.group, tile.pixels, strict=True):
         if group % pixel:  # the narrower last tile gets code of its own
             sch.annotate(loop, "pragma_loop_partition_hint", 1)

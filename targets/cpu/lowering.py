@@ -21,7 +21,8 @@ def lower(team: bool, ahead: bool) -> tuple[Any, Any, Any]:
     guards = tvm.transform.module_pass(_branch_around, opt_level=0, name="cnncc.BranchAround")
     straight = tvm.transform.module_pass(_straighten, opt_level=0, name="cnncc.Straighten")
     prefetch = tvm.transform.module_pass(_fetch_ahead, opt_level=0, name="cnncc.FetchAhead")
-    share = tvm.transform.module_pass(_share_out, opt_level=0, name="cnncc.ShareOut")
+    partition = tvm.transform.module_pass(_partition, opt_level=0, name="cnncc.Partition")
+    share = tvm.transform.module_pass(_share_out if team else _outermost, opt_level=0, name="cnncc.ShareOut")
     blocks_to_loops = [
         s.ConvertSSA(),  # partitioned loops and inlined stages repeat expressions with their variables
         s.CanonicalizeLoop(),
@@ -39,7 +40,7 @@ def lower(team: bool, ahead: bool) -> tuple[Any, Any, Any]:
         t.BF16ComputeLegalize(),
     ]
     loops = [
-        s.LoopPartition(),
+        partition,
         t.NarrowDataType(32),
         t.VectorizeLoop(True),
         t.StorageRewrite(),
@@ -53,7 +54,7 @@ def lower(team: bool, ahead: bool) -> tuple[Any, Any, Any]:
         t.CommonSubexprElim(),
     ]
     functions = [
-        *([share] if team else []),
+        share,
         t.FP8ComputeLegalize(),
         t.VerifyMemory(),
         t.AnnotateEntryFunc(),
@@ -91,6 +92,18 @@ def _branch_around(module: Any, _context: Any) -> Any:
     return tvm.IRModule({name: branch_around(func) for name, func in module.functions.items()}, attrs=module.attrs)
 
 
+def _partition(module: Any, _context: Any) -> Any:
+    """TVM's LoopPartition; parts of one iteration stay loops where parallel loops are parted, which are shared out."""
+    import tvm
+    from tvm.s_tir.transform import LoopPartition
+
+    from cnncc.targets.cpu.team import nested
+
+    keep = any(nested(func) for func in module.functions.values())
+    with tvm.transform.PassContext(config={"s_tir.LoopPartition": {"no_unroll_loop_with_extent_one": keep}}):
+        return LoopPartition()(module)
+
+
 def _fetch_ahead(module: Any, _context: Any) -> Any:
     import tvm
 
@@ -105,3 +118,11 @@ def _share_out(module: Any, _context: Any) -> Any:
     from cnncc.targets.cpu.team import share_out
 
     return tvm.IRModule({name: share_out(func) for name, func in module.functions.items()}, attrs=module.attrs)
+
+
+def _outermost(module: Any, _context: Any) -> Any:
+    import tvm
+
+    from cnncc.targets.cpu.team import outermost
+
+    return tvm.IRModule({name: outermost(func) for name, func in module.functions.items()}, attrs=module.attrs)

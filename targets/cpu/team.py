@@ -8,6 +8,8 @@ arguments: the number of the thread, how many there are, and where they wait for
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import tvm_ffi
@@ -38,6 +40,18 @@ def share_out(func: Any) -> Any:
         _log.debug("a kernel stays on one thread: %s", reason)
         return func.with_body(_serial(func.body))
     return tirx.PrimFunc([*func.params, task, tasks, team], body, func.ret_type, func.attrs)
+
+
+def outermost(func: Any) -> Any:
+    """Parallel loops inside of others run one iteration after the other: for threads that TVM starts for every loop."""
+
+    def on_loop(loop: Any, mutator: Any) -> Any:
+        if loop.kind != tirx.ForKind.PARALLEL:
+            return mutator.default_mutate(loop)
+        body = _serial(loop.body)
+        return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, None, loop.annotations)
+
+    return func.with_body(tvm_ffi.structural_mutate(func.body, ((tirx.For, on_loop),)))
 
 
 class _Sharing:
@@ -93,15 +107,75 @@ class _Sharing:
 
     def part(self, loop: Any) -> Any:
         """The iterations of this thread: equal parts, one after the other."""
-        dtype = loop.loop_var.ty.dtype
+        pieces = _pieces(loop)
+        if pieces is not None:
+            return self.part_of_pieces(loop, pieces)
+        begin, end = self.range(loop.extent, loop.loop_var.ty.dtype)
+        return _serial_loop(loop, begin, end - begin, _serial(loop.body))
+
+    def range(self, extent: Any, dtype: Any) -> tuple[Any, Any]:
+        """Where this thread's part of so many iterations begins and ends."""
         task, tasks = (tirx.Cast(dtype, v) if str(dtype) != "int32" else v for v in (self.task, self.tasks))
-        step = tirx.truncdiv(loop.extent + tasks - 1, tasks)
-        begin = tirx.min(task * step, loop.extent)
-        count = tirx.min(begin + step, loop.extent) - begin
-        body = _serial(loop.body)
-        return tirx.For(
-            loop.loop_var, loop.min + begin, count, tirx.ForKind.SERIAL, body, None, loop.annotations
-        )  # fmt: skip
+        step = tirx.truncdiv(extent + tasks - 1, tasks)
+        begin = tirx.min(task * step, extent)
+        return begin, tirx.min(begin + step, extent)
+
+    def part_of_pieces(self, loop: Any, pieces: _Pieces) -> Any:
+        """for i in parallel(n): (a; for j in parallel(m): s; for k in parallel(l): t): n (m + l) pieces in equal parts.
+
+        A thread whose part begins or ends within an iteration does a, and its share of the others: a must write what
+        every thread has its own of.
+        """
+        dtype = loop.loop_var.ty.dtype
+        zero = tirx.const(0, dtype)
+        many = sum((inner.extent for inner in pieces.loops), zero)
+        begin, end = self.range(loop.extent * many, dtype)
+        first = tirx.truncdiv(begin, many)
+        done = (loop.loop_var - loop.min) * many  # pieces of the iterations before, and of the loops before
+        body = [*pieces.before]
+        for inner in pieces.loops:
+            low, high = tirx.max(begin - done, zero), tirx.min(end - done, inner.extent)
+            body.append(_serial_loop(inner, low, tirx.max(high - low, zero), _serial(inner.body)))
+            done = done + inner.extent
+        return _serial_loop(loop, first, tirx.truncdiv(end + many - 1, many) - first, _sequence(body))
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """The body of a parallel loop that ends in others: what comes before those, and the loops."""
+
+    before: list[Any]
+    loops: list[Any]
+
+
+def _pieces(outer: Any) -> _Pieces | None:
+    """The body of a loop that ends in parallel loops of the same index type; None where it does not."""
+    stmts = list(outer.body.seq) if isinstance(outer.body, tirx.SeqStmt) else [outer.body]
+    before = list(takewhile(lambda s: not _parallel(s), stmts))
+    loops = stmts[len(before) :]
+    dtype = outer.loop_var.ty.dtype
+    pieces = all(_is_parallel(s) and s.loop_var.ty.dtype == dtype for s in loops)
+    return _Pieces(before, loops) if loops and pieces else None
+
+
+def _is_parallel(stmt: Any) -> bool:
+    return isinstance(stmt, tirx.For) and bool(stmt.kind == tirx.ForKind.PARALLEL)
+
+
+def nested(func: Any) -> bool:
+    """Whether there is a parallel loop in another."""
+    found: list[Any] = []
+    tvm_ffi.structural_walk(func.body, (tirx.For, found.append))
+    return any(_is_parallel(loop) and _parallel(loop.body) for loop in found)
+
+
+def _sequence(stmts: list[Any]) -> Any:
+    return stmts[0] if len(stmts) == 1 else tirx.SeqStmt(stmts)
+
+
+def _serial_loop(loop: Any, begin: Any, count: Any, body: Any) -> Any:
+    """Some iterations of a loop, one after the other."""
+    return tirx.For(loop.loop_var, loop.min + begin, count, tirx.ForKind.SERIAL, body, None, loop.annotations)
 
 
 def _needs_none(stmt: Any, own: list[Any]) -> None:
@@ -130,9 +204,7 @@ def _serial(stmt: Any) -> Any:
     def serial(loop: Any) -> Any:
         if loop.kind != tirx.ForKind.PARALLEL:
             return loop
-        return tirx.For(
-            loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body, None, loop.annotations
-        )  # fmt: skip
+        return _serial_loop(loop, tirx.const(0, loop.loop_var.ty.dtype), loop.extent, loop.body)
 
     return tvm_ffi.structural_map(stmt, (tirx.For, serial))
 

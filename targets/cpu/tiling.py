@@ -29,11 +29,13 @@ FROM_L2, FROM_L3 = 24.0, 8.0  # bytes of weights that arrive in a multiply-add's
 EXPOSED = 0.02  # multiply-adds that a byte from the third-level cache costs although it is fetched ahead
 FAR = 4  # times the second-level cache, from which a group's input makes its passes slow
 KINDS = 10  # register tiles among the candidates
+IDLE = 1.1  # of a thread's equal share of the work: where one has more, others wait
 ONE_CORE = 0.6  # of the machine's memory bandwidth that one of several cores can use
 STREAMED = 1.5  # times faster are weights, read in order and never written
 IN_CACHE = 3.0  # times faster than memory is the third-level cache
 PER_TASK = 300.0  # of starting a task
 FORK_SECONDS = 1.5e-6  # of a kernel that the threads share: they wait for the last
+SHARED = 4.0  # times that long takes a kernel for which tiles are sought that give all threads work
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ def unfit(problem: ConvProblem, depth: int) -> str | None:
 
 @lru_cache(maxsize=4096)
 def choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTile:
-    """The tile with the least modelled time: the register tile first, then what a task does. Ties go to the first."""
+    """The tile with the least modelled time: the register tile first, then what a task does; where its tasks leave
+    threads without work, other register tiles too. Ties go to the first."""
     found = [_choose(problem, target, way) for way in _ways(problem, target, reduction)]
     return min(found, key=lambda tile: conv_cost(problem, target, reduction, tile).seconds)
 
@@ -167,17 +170,26 @@ def _ways(problem: ConvProblem, target: Target, reduction: Reduction) -> Iterato
 
 def _choose(problem: ConvProblem, target: Target, reduction: Reduction) -> ConvTile:
     """Of the register tile that computes fastest. Where it divides no part of an axis (6 pixels of 1,024), and a group
-    would be so large that each pass over its input comes from far, also of the fastest that has groups nearby."""
+    would be so large that each pass over its input comes from far, also of the fastest that has groups nearby. Where
+    tasks leave threads without work, of other register tiles too."""
     tiles = list(register_tiles(problem, target, reduction))
-    tiles = [tile for tile in tiles if _any_group(problem, reduction, tile[0])] or tiles
+    sizes = [tile for tile in tiles if _any_group(problem, reduction, tile[0])] or tiles
     covering = _covering(problem, target, reduction)
-    best = [min(tiles, key=covering)]
+    best = [min(sizes, key=covering)]
     again = best[0][1] < reduction.blocks
     if again and _least_input(problem, reduction, best[0][0]) > FAR * target.l2:
-        near = [tile for tile in tiles if _least_input(problem, reduction, tile[0]) <= target.l2 // 2]
+        near = [tile for tile in sizes if _least_input(problem, reduction, tile[0]) <= target.l2 // 2]
         best += [min(near, key=covering)] if near else []
-    tasks = [task for size in best for task in _tasks(problem, target, reduction, *size)]
-    return min(tasks, key=lambda tile: conv_cost(problem, target, reduction, tile).seconds)
+
+    def least(sizes: list[tuple[tuple[int, ...], int]]) -> ConvTile:
+        tasks = [task for size in sizes for task in _tasks(problem, target, reduction, *size)]
+        return min(tasks, key=lambda tile: conv_cost(problem, target, reduction, tile).seconds)
+
+    tile = least(best)
+    tasks, rounds = _rounds(problem, target, reduction, tile)
+    idle = rounds * target.threads > IDLE * tasks
+    large = idle and conv_cost(problem, target, reduction, tile).seconds > SHARED * FORK_SECONDS
+    return least(sorted(sizes, key=covering)[:KINDS]) if large else tile
 
 
 def _least_input(problem: ConvProblem, reduction: Reduction, pixels: tuple[int, ...]) -> int:
@@ -233,9 +245,23 @@ def register_tiles(problem: ConvProblem, target: Target, reduction: Reduction) -
 def _covering(
     problem: ConvProblem, target: Target, reduction: Reduction
 ) -> Callable[[tuple[tuple[int, ...], int]], float]:
-    """From a register tile to the time of those that cover the result, for one of its vectors."""
+    """From a register tile to the time of those that cover the result, whose weights must first arrive, for one of its
+    vectors."""
     time = cache(partial(tile_time, target, reduction))  # of tiles of one size only the narrow ends differ
-    return lambda tile: _pixels_time(time, problem.out, *tile) / tile[1]
+
+    def covering(tile: tuple[tuple[int, ...], int]) -> float:
+        pixels, vectors = tile
+        arrival = _arrival(target, reduction, time(math.prod(pixels), vectors), vectors)
+        return (_pixels_time(time, problem.out, pixels, vectors) + arrival) / vectors
+
+    return covering
+
+
+def _arrival(target: Target, reduction: Reduction, first: float, vectors: int) -> float:
+    """Time that the first register tile, which takes so long, waits for weights: they come from the third-level cache,
+    since nothing else in a network's run leaves them nearer."""
+    per_block, lanes = _registers_of(target, reduction)
+    return max(0.0, 4 * lanes * vectors * per_block * reduction.steps / FROM_L3 - first)
 
 
 def _registers_of(target: Target, reduction: Reduction) -> tuple[int, int]:
@@ -313,6 +339,20 @@ def _ends(problem: ConvProblem, pixels: tuple[int, ...]) -> list[list[int]]:
     return [[g for g in divisors(o) if g == o or g % q == 0] for o, q in zip(problem.out, pixels, strict=True)]
 
 
+def pieces_of(tile: ConvTile) -> int:
+    """The pieces of a task, rows of register tiles along its first axis: the threads share these out, and a task of
+    one chunk may be of two threads. Where a task has several chunks, or rows of a pool, it is one piece."""
+    return ceil_div(tile.group[0], tile.pixels[0]) if tile.chunk == tile.vectors and not tile.rows else 1
+
+
+def _rounds(problem: ConvProblem, target: Target, reduction: Reduction, tile: ConvTile) -> tuple[int, float]:
+    """The tasks, and how many of them the busiest thread does."""
+    groups = math.prod(o // g for o, g in zip(problem.out, tile.group, strict=True))
+    tasks = problem.batch * groups * (problem.groups * reduction.blocks // tile.chunk)
+    pieces = 1 if tasks == 1 and tile.copy else pieces_of(tile)  # what one task copies, one thread has
+    return tasks, ceil_div(tasks * pieces, target.threads) / pieces if tile.parallel else tasks
+
+
 def conv_cost(
     problem: ConvProblem, target: Target, reduction: Reduction, tile: ConvTile, written: float | None = None
 ) -> Cost:
@@ -320,25 +360,28 @@ def conv_cost(
     bytes of results, where not those of the whole output."""
     if tile.half and reduction.half:
         reduction = reduction.halves(tile.block)
-    groups = math.prod(o // g for o, g in zip(problem.out, tile.group, strict=True))
-    tasks = problem.batch * groups * (problem.groups * reduction.blocks // tile.chunk)
+    tasks, rounds = _rounds(problem, target, reduction, tile)
     passes = tile.chunk // tile.vectors
     work = passes * _pixels_time(partial(tile_time, target, reduction), tile.group, tile.pixels, tile.vectors)
     per_block, lanes = _registers_of(target, reduction)
     weights = 4.0 * per_block * lanes * tile.chunk * reduction.steps
     if weights > target.l2 // 2:  # then each task brings them from the third-level cache again
         work = max(work, weights / FROM_L3) + EXPOSED * weights
+    w = 4.0 * problem.oc * (problem.ic // problem.groups) * math.prod(problem.kernel)
+    chunks = problem.groups * reduction.blocks // tile.chunk
+    afresh = 1.0 if w > target.l2 // 2 else chunks / tasks  # otherwise the first task leaves them in L2
+    first = tile_time(target, reduction, math.prod(tile.pixels), tile.vectors)
+    work += afresh * passes * _arrival(target, reduction, first, tile.vectors)
     pixels = copied(problem, tile.group, reduction.depth)
     if pixels > target.l2 // 2:  # then each pass over them does
         work += EXPOSED * pixels * passes
-    filling = reduction.filling
+    filling, start = reduction.filling, PER_TASK
     if tile.copy:
-        work += pixels / (4 * lanes) * (PER_COPY if filling is None else filling.per_vector)
+        start += pixels / (4 * lanes) * (PER_COPY if filling is None else filling.per_vector)
     unit = lanes * 2 / (target.rate(lanes) * 1e9)
-    rounds = ceil_div(tasks, target.threads) if tile.parallel else tasks
-    busy = rounds * (work + PER_TASK) * unit + (FORK_SECONDS if tile.parallel else 0.0)
+    # both threads that share a task start it
+    busy = (rounds * work + math.ceil(rounds) * start) * unit + (FORK_SECONDS if tile.parallel else 0.0)
     x = 4.0 * problem.batch * problem.ic * math.prod(problem.size) if filling is None else filling.source
-    w = 4.0 * problem.oc * (problem.ic // problem.groups) * math.prod(problem.kernel)
     y = 4.0 * problem.batch * problem.oc * math.prod(problem.out) if written is None else written
     total = x + w + y
     return Cost(max(busy, memory_seconds(target, total, rounds / tasks)), 2.0 * problem.macs, total)
