@@ -37,7 +37,7 @@ def _plain(name: str, op: str, **attributes: Any) -> type[_Activation]:
 
 
 ReLU = _plain("ReLU", "relu")
-ReLU6 = _plain("ReLU6", "clip", low=0.0, high=6.0)
+ReLU6 = _plain("ReLU6", "clip", low=0.0, high=6.0, closed=False)
 Sigmoid = _plain("Sigmoid", "sigmoid")
 Tanh = _plain("Tanh", "tanh")
 Hardswish = _plain("Hardswish", "hard_swish")
@@ -90,7 +90,7 @@ class Hardtanh(_Activation):
     op = "clip"
 
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False):
-        super().__init__(low=min_val, high=max_val)
+        super().__init__(low=min_val, high=max_val, closed=False)
 
 
 class Softplus(Module):

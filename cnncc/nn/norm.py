@@ -75,7 +75,8 @@ class _BatchNorm(_Tracking):
         """Normalise every channel: by the batch in training (updating the running statistics), else by those.
 
         The running variance takes the unbiased estimate, as in PyTorch; with momentum=None the running statistics are
-        the means over all batches seen. Without running statistics the batch's are used in evaluation, too.
+        the means over all batches seen. Without running statistics the batch's are used in evaluation, too. Where a
+        batch has one value a channel, which PyTorch refuses, the result is beta and the variance taken is 0.
         """
         self._check(x)
         if not self.training and self.track_running_stats:

@@ -126,10 +126,10 @@ def _hard_swish(m: Any, attrs: NoAttrs, x: Any) -> Any:
 
 
 def _hard_swish_grad(g: Any) -> Gradients:
-    """dx = 0 for x < -3, dy (x / 3 + 1/2) up to 3, dy above (as in PyTorch)."""
+    """dx = 0 for x <= -3, dy (x / 3 + 1/2) below 3, dy from there (as in PyTorch)."""
     x, b = g.inputs[0], g.b
     inner = b.mul(g.dy, b.add(b.mul(x, 1.0 / 3.0), 0.5))
-    return (b.where(b.less(x, -3.0), b.zeros_like(g.dy), b.where(b.less_equal(x, 3.0), inner, g.dy)),)
+    return (b.where(b.less_equal(x, -3.0), b.zeros_like(g.dy), b.where(b.less(x, 3.0), inner, g.dy)),)
 
 
 _SQRT_HALF = 0.7071067811865476

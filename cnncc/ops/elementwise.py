@@ -258,10 +258,12 @@ cast = define(
 
 @dataclass(frozen=True)
 class ClipAttrs:
-    """Bounds; min(max(x, low), high)."""
+    """Bounds; min(max(x, low), high). closed: whether the gradient passes where x is a bound, as in torch.clamp; it does
+    not in ReLU6 and Hardtanh."""
 
     low: float = float("-inf")
     high: float = float("inf")
+    closed: bool = True
 
 
 def _clip_formula(m: Any, attrs: ClipAttrs, x: Any) -> Any:
@@ -271,9 +273,12 @@ def _clip_formula(m: Any, attrs: ClipAttrs, x: Any) -> Any:
 
 
 def _clip_grad(g: Any) -> Gradients:
-    """y = clip(x); dx = dy where low <= x <= high, else 0 (as in PyTorch)."""
-    (x,) = g.inputs
-    inside = g.b.equal(x, g.outputs[0])
+    """y = clip(x); dx = dy where low <= x <= high (low < x < high where the bounds are not closed), else 0."""
+    (x,), y = g.inputs, g.outputs[0]
+    if g.attrs.closed:
+        inside = g.b.equal(x, y)
+    else:
+        inside = g.b.op("and", g.b.greater(y, g.attrs.low), g.b.less(y, g.attrs.high))
     return (g.b.where(inside, g.dy, g.b.zeros_like(g.dy)),)
 
 
@@ -287,6 +292,7 @@ clip = define(
     samples=(
         Sample((Arg((2, 3, 4), low=-3, high=9),), ClipAttrs(0.0, 6.0)),
         Sample((A,), ClipAttrs(low=-0.5)),
+        Sample((Arg((2, 3, 4), low=-3, high=9),), ClipAttrs(0.0, 6.0, closed=False)),
         Sample((Arg((5,), "i32", -9, 9),), ClipAttrs(-3, 4), smooth=False),
     ),
     doc="min(max(x, low), high)",

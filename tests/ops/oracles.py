@@ -253,7 +253,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "matmul": _matmul,
     "locally_connected": _local,
     "relu": lambda a, x: F.relu(x),
-    "clip": lambda a, x: torch.clamp(x, a.low, a.high),
+    "clip": lambda a, x: torch.clamp(x, a.low, a.high) if a.closed else F.hardtanh(x, a.low, a.high),
     "leaky_relu": lambda a, x: F.leaky_relu(x, a.alpha),
     "sigmoid": lambda a, x: torch.sigmoid(x),
     "tanh": lambda a, x: torch.tanh(x),

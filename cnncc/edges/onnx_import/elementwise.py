@@ -156,7 +156,7 @@ def _clip(n: Call, x: Value, low: Any, high: Any) -> Results:
     if low == 0 and high is None:
         return n.op("relu", x)
     attributes = {k: v for k, v in (("low", low), ("high", high)) if v is not None}
-    return n.op("clip", x, **attributes)
+    return n.op("clip", x, **attributes, closed=(low, high) != (0, 6))  # exporters write ReLU6 as Clip from 0 to 6
 
 
 TABLE: dict[str, Callable[[Call], Results]] = {
