@@ -258,8 +258,8 @@ cast = define(
 
 @dataclass(frozen=True)
 class ClipAttrs:
-    """Bounds; min(max(x, low), high). closed: whether the gradient passes where x is a bound, as in torch.clamp; it does
-    not in ReLU6 and Hardtanh."""
+    """Bounds; min(max(x, low), high). closed: whether the gradient passes where x is a bound, as in torch.clamp (not
+    in ReLU6 and Hardtanh)."""
 
     low: float = float("-inf")
     high: float = float("inf")

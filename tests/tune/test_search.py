@@ -90,7 +90,7 @@ def test_equal_choices_change_nothing(database):
 
 def test_the_fastest_is_found_and_kept(database):
     (task,) = one()
-    wanted = list(task.candidates("direct"))[7]
+    wanted = list(task.candidates("direct"))[4]  # algorithms take turns, so it is among the first 40
 
     def seconds(task, choice):
         return {task.default: 1.0, wanted: 0.7}.get(choice, 1.1)

@@ -197,7 +197,10 @@ def test_frozen_schedules_on_the_command_line(model, path, tmp_path):
 def test_what_was_measured_survives_a_violent_end(model, path, how):
     arguments = ["tune", model, "--threads", "1", "--budget", "60", "--database", str(path)]
     with subprocess.Popen(
-        [sys.executable, "-m", "cnncc", *arguments], stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": "."}
+        [sys.executable, "-m", "cnncc", *arguments],
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": "."},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs tests with &
     ) as process:
         for _ in range(600):
             if path.exists() and path.read_text().count('"kind":"trial"') >= 2:
