@@ -16,42 +16,9 @@ from cnncc import nn, optim
 from cnncc.errors import GraphError, ModelFileError
 from cnncc.optim import schedules
 from cnncc.train import EarlyStopping, TrainStep, fit
+from tests.train.fitting import SGD, X, Y, bits, mlp, network, numbers, train
 
 ROOT = Path(__file__).parent.parent.parent
-RNG = np.random.default_rng(0)
-X = RNG.standard_normal((50, 6)).astype(np.float32)
-Y = (X[:, :3].sum(1) > 0).astype(np.int64)
-SGD = {"lr": 0.1, "momentum": 0.9}
-
-
-def network() -> nn.Module:
-    nn.manual_seed(1)
-    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
-
-
-def mlp() -> nn.Module:
-    nn.manual_seed(1)
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
-
-
-def train(folder: Path | None = None, epochs: int = 4, **options):
-    """A short run: 50 samples in batches of 16 (the last one is smaller), a falling rate."""
-    if folder is not None:
-        options |= {"checkpoint": folder / "run.npz"}
-    step = TrainStep(mlp(), "cross_entropy", optim.SGD(**SGD), threads=1)
-    if "scheduled" in options:
-        options["schedule"] = options.pop("scheduled")(step.optimizer)
-    defaults = {"batch": 16, "validation": (X[:20], Y[:20]), "schedule": lambda steps: 0.1 * 0.95**steps, "seed": 3}
-    history = fit(step, (X, Y), epochs=epochs, **(defaults | options))
-    return step, history
-
-
-def bits(step: TrainStep) -> dict[str, bytes]:
-    return {n: a.tobytes() for n, a in step.state_dict().items()}
-
-
-def numbers(history) -> list:
-    return [(e.epoch, e.step, e.lr, dict(e.train), dict(e.validation)) for e in history.epochs]
 
 
 def test_it_learns_and_tells():
@@ -392,54 +359,3 @@ def test_resuming_without_a_file_begins(tmp_path):
 
 
 # -- what is written --------------------------------------------------------------------------------------------------
-
-
-def test_log_and_chart(tmp_path):
-    pytest.importorskip("matplotlib")
-    _, history = train(epochs=3, log=tmp_path / "log.csv", plot=tmp_path / "loss.png")
-    header, *rows = (tmp_path / "log.csv").read_text().splitlines()
-    assert header.startswith("epoch,step,lr,loss,")
-    assert "val_loss" in header.split(",")
-    assert len(rows) == 3
-    assert float(rows[1].split(",")[3]) == history.column("loss")[1]
-    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["log.csv", "loss.png"]
-
-
-def test_a_chart_is_refused_before_training(tmp_path, monkeypatch):
-    from cnncc.errors import UnsupportedError
-
-    called = []
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UnsupportedError, match=r"pip install 'cnncc\[plot\]'"):
-        train(plot=tmp_path / "loss.png", on_epoch=called.append)
-    assert not called
-
-
-def test_lines(capsys):
-    train(epochs=2, progress="lines")
-    first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("epoch 1/2  loss ")
-    assert "val_accuracy" in second
-    assert "images/s" in second
-
-
-@pytest.mark.parametrize("length", [4, None])
-def test_the_bar_of_a_terminal(length, capsys, monkeypatch):
-    from cnncc.train import progress
-
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setattr(progress, "INTERVAL", 0.0)
-    data = (X, Y) if length else [(X[k : k + 16], Y[k : k + 16]) for k in range(0, 50, 16)].__iter__
-    fit(mlp(), data if length else (lambda epoch: data()), optimizer=optim.SGD(**SGD), batch=16, epochs=2, threads=1,
-        progress="bar")  # fmt: skip
-    out = capsys.readouterr().out
-    assert "epoch 1/2" in out
-    assert "images/s" in out
-    assert "loss" in out
-
-
-def test_nothing_is_printed_to_a_pipe(capsys):
-    train(epochs=1)
-    assert capsys.readouterr().out == ""
